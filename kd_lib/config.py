@@ -1,0 +1,183 @@
+"""`Run`: the strict description of one training run, and the key under which its results are kept."""
+
+import hashlib
+import inspect
+import json
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from kd_lib import data, models
+from kd_lib.errors import unknown
+from kd_lib.methods import METHODS, Method
+from kd_lib.teachers import POLICIES, Teacher
+
+VERSION = 1  # of the training loop: raise it when the same Run would train to something else
+
+
+class ConfigError(ValueError):
+    """A field that does not exist or a value that is not allowed, with the nearest that is."""
+
+
+class Strict(BaseModel):
+    """A pydantic model that takes no unknown field and says what was probably meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def __init__(self, /, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_readable(e, type(self)) for e in error.errors())) from None
+
+
+def _readable(error: dict, model: type[BaseModel]) -> str:
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return str(unknown(f"field of {model.__name__}", where, model.model_fields))
+    if error["type"] == "literal_error":
+        allowed = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return str(unknown(where, error["input"], allowed))
+    return f"{where}: {error['msg']}, got {error['input']!r}" if where else error["msg"]
+
+
+@lru_cache
+def _settings_model(part: type[Method] | type[Teacher]) -> type[BaseModel]:
+    """The keyword arguments of a method or policy as a strict model: names, types and defaults come from its signature."""
+    arguments = inspect.signature(part.__init__, eval_str=True).parameters.values()
+    fields = {a.name: (a.annotation, a.default) for a in arguments if a.kind is inspect.Parameter.KEYWORD_ONLY}
+    return create_model(part.__name__, __base__=Strict, **fields)
+
+
+@lru_cache
+def _check_network(name: str) -> None:
+    with torch.device("meta"):
+        models.build(name)
+
+
+class Run(Strict):
+    """One training run, fully described. Equal descriptions have equal keys, whatever the preset is called.
+
+    The defaults are the CIFAR-100 protocol of all four papers (METHODS section 0); `protocol` gives those of other data sets.
+
+    Attributes:
+        network: what trains, a name in `models.MODELS` ("resnet20", "resnet8-w4", "vgg8").
+        data, data_settings, split: the data set; split "validation" keeps the test part unseen.
+        teacher: the run that made the teacher; None for a network trained alone.
+        method: a preset in `methods.METHODS`.
+        policy: who moves; None takes the preset's.
+        settings: changed hyper-parameters of method and policy by name; one that both have goes to both.
+        epochs, batch_size, lr, momentum, weight_decay: SGD; lr is the peak.
+        schedule: "step" (x0.1 at `milestones`, fractions of the run), "one_cycle" or "cosine".
+        seed: of initialisation, batch order and augmentation.
+        precision: "bf16" (autocast), "fp32", or "auto": bf16 where the processor computes in it.
+    """
+
+    network: str
+    data: str = "cifar100"
+    data_settings: dict[str, Any] = {}
+    split: Literal["test", "validation"] = "test"
+    teacher: "Run | None" = None
+    method: str = "alone"
+    policy: str | None = None
+    settings: dict[str, Any] = {}
+    epochs: int = Field(240, ge=1)
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["step", "one_cycle", "cosine"] = "step"
+    milestones: tuple[float, ...] = Field((150 / 240, 180 / 240, 210 / 240), strict=False)  # JSON has lists only
+    seed: int = 0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+    def model_post_init(self, context: Any) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(str(unknown("method", self.method, METHODS)))
+        if self.policy is not None and self.policy not in POLICIES:
+            raise ConfigError(str(unknown("teacher policy", self.policy, POLICIES)))
+        if (self.method == "alone") != (self.teacher is None):
+            raise ConfigError(f"method {self.method!r} needs {'no' if self.teacher else 'a'} teacher")
+        if self.teacher and any(getattr(self, f) != getattr(self.teacher, f) for f in ("data", "data_settings", "split")):
+            raise ConfigError("student and teacher need the same data, data_settings and split")
+        try:
+            _check_network(self.network)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.method_settings, self.policy_settings  # noqa: B018 (raises for a setting nobody has)
+
+    @property
+    def method_type(self) -> type[Method]:
+        return METHODS[self.method].method
+
+    @property
+    def policy_type(self) -> type[Teacher]:
+        return POLICIES[self.policy or METHODS[self.method].policy]
+
+    @cached_property
+    def _all_settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        preset = METHODS[self.method]
+        mine = {**(preset.settings if self.policy in (None, preset.policy) else {}), **self.settings}
+        parts = [_settings_model(self.method_type), _settings_model(self.policy_type)]
+        allowed = [name for part in parts for name in part.model_fields]
+        for name in mine:
+            if name not in allowed:
+                raise ConfigError(str(unknown(f"setting of method {self.method!r}", name, dict.fromkeys(allowed))))
+        return tuple(part(**{k: v for k, v in mine.items() if k in part.model_fields}).model_dump() for part in parts)
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """Every keyword argument of the method, defaults included."""
+        return self._all_settings[0]
+
+    @property
+    def policy_settings(self) -> dict[str, Any]:
+        """Every keyword argument of the teacher's policy, defaults included."""
+        return self._all_settings[1]
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits: hash of the description without defaults, the teacher's key and the data's content."""
+        text = json.dumps(self._canonical(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _canonical(self) -> dict[str, Any]:
+        named = {"data", "data_settings", "teacher", "method", "policy", "settings"}
+        plain = {k: v for k, v in self.model_dump(exclude_defaults=True).items() if k not in named}
+        parts = [(self.method_type, self.method_settings)]
+        if self.teacher:
+            plain["teacher"] = self.teacher.key
+            parts.append((self.policy_type, self.policy_settings))
+        for role, (part, settings) in zip(("method", "policy"), parts, strict=False):
+            defaults = _settings_model(part)().model_dump()
+            plain[role] = [part.__name__, part.version, {k: v for k, v in settings.items() if v != defaults[k]}]
+        return {**plain, "data": data.fingerprint(self.data, **self.data_settings), "version": VERSION}
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as "resnet8-w4 pesf_kd from resnet20-w32, tau=2.0, seed 1"."""
+        source = f" {self.method} from {self.teacher.network}" if self.teacher else ""
+        policy = f" x {self.policy}" if self.policy else ""
+        changed = "".join(f", {k}={v}" for k, v in self.settings.items())
+        return f"{self.network}{source}{policy}{changed}, seed {self.seed}"
+
+    def replace(self, **changes: Any) -> "Run":
+        """The same run with some fields changed, checked anew."""
+        return Run(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
+
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "digits100": {"epochs": 10, "lr": 0.1, "schedule": "one_cycle"},
+    "cifar100": {},
+    "svhn": {},
+}
+
+
+def protocol(data: str, **changes: Any) -> dict[str, Any]:
+    """Fields of `Run` that a data set is trained with: its own defaults, then `changes` that are not None.
+
+    `Run(network="resnet20", **protocol("digits100", epochs=5))`. A data set of one's own starts from the CIFAR-100 protocol.
+    """
+    return {"data": data, **PROTOCOLS.get(data, {}), **{k: v for k, v in changes.items() if v is not None}}

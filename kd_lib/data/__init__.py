@@ -1,0 +1,88 @@
+"""Image data sets as uint8 tensors: decoded once, kept with checksums beside the runs, never fetched unless asked.
+
+>>> digits = load("digits100", n_train=2000)
+>>> cifar = load("cifar100", split="validation")       # from KD_DATA, or the hub where KD_DOWNLOAD is 1
+>>> mine = load("folder:photos", size=32, augment="crop_flip")
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from kd_lib.data import cache
+from kd_lib.data.cifar100 import Cifar100
+from kd_lib.data.digits100 import Digits100, shared_digit_mask
+from kd_lib.data.images import ImageData, hold_out, hold_out_fingerprint
+from kd_lib.data.own import Folder, Parquet
+from kd_lib.data.source import DataNotFound, PathSource, Source, configure
+from kd_lib.data.svhn import Svhn
+from kd_lib.errors import unknown
+
+__all__ = ["DATASETS", "DataNotFound", "ImageData", "Split", "fingerprint", "found", "load", "shared_digit_mask"]
+
+Split = Literal["test", "validation"]
+
+DATASETS: dict[str, type[Source]] = {
+    "digits100": Digits100,
+    "cifar100": Cifar100,
+    "svhn": Svhn,
+    "folder": Folder,
+    "parquet": Parquet,
+}
+
+
+def load(name: str, *, split: Split = "test", **settings: object) -> ImageData:
+    """A data set, from memory, from the cache, or made now.
+
+    Args:
+        name: a key of `DATASETS`; your own is "folder:PATH" or "parquet:PATH".
+        split: "test" is the data as published; "validation" is for making choices: a fixed, stratified tenth of train
+            takes the place of test, train is the rest, and the test images are not there at all.
+        settings: fields of the data set's class.
+    Returns:
+        The data, on the CPU. Repeated calls return the same object.
+    Raises:
+        ValueError: an unknown name, split or setting, or files that are not what they should be.
+        DataNotFound: files that are not on this machine; the message says how to get them.
+    """
+    _check(split)
+    source = configure(name, DATASETS, settings)
+    return _load(source, cache.address(source.identity()), split)
+
+
+def fingerprint(name: str, *, split: Split = "test", **settings: object) -> str:
+    """The fingerprint of what `load` with these arguments would return; a millisecond where the data is in the cache.
+
+    Args:
+        name, split, settings: as in `load`.
+    Returns:
+        SHA-256 in hex.
+    Raises:
+        ValueError, DataNotFound: as `load`.
+    """
+    _check(split)
+    source = configure(name, DATASETS, settings)
+    folder = cache.address(source.identity())
+    whole = cache.kept_fingerprint(folder) or _load(source, folder, "test").fingerprint
+    return whole if split == "test" else hold_out_fingerprint(whole)
+
+
+def found() -> list[str]:
+    """What each data set would be read from now, a line each, for people."""
+    lines = []
+    for kind, source in DATASETS.items():
+        kept = not issubclass(source, PathSource) and cache.address(source().identity()).exists()
+        lines.append(f"{kind}: {source.where()}{'; decoded and kept' if kept else ''}")
+    return lines
+
+
+@lru_cache(maxsize=4)
+def _load(source: Source, folder: Path, split: Split) -> ImageData:
+    if split == "validation":
+        return hold_out(_load(source, folder, "test"))
+    return cache.load_or_make(folder, source.name, source.read)
+
+
+def _check(split: str) -> None:
+    if split not in get_args(Split):
+        raise unknown("split", split, get_args(Split))

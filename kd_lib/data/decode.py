@@ -1,0 +1,62 @@
+"""Encoded pictures to one uint8 array."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+_MODES = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+)  # 8 bits or fewer a channel: nothing is lost on the way to RGB
+_GREY = ("1", "L", "LA")
+
+
+def decode(pictures: Sequence[bytes | Path], *, size: int, origin: str) -> tuple[NDArray[np.uint8], bool]:
+    """Decodes pictures to squares.
+
+    A picture of size x size stays as it is; any other is resized (bilinear, with antialiasing) so that its shorter side
+    has `size` pixels, and its centre is cut out. Alpha channels are dropped.
+
+    Args:
+        pictures: paths, or the bytes of PNG, JPEG and so on.
+        size: side of the result, in pixels.
+        origin: where pictures given as bytes came from, for messages.
+    Returns:
+        [N, 3, size, size] uint8, and whether every picture was grey (then the three channels are equal).
+    Raises:
+        ValueError: a picture that cannot be decoded, or one with more than 8 bits a channel; the message names it.
+    """
+    x = np.empty((len(pictures), size, size, 3), np.uint8)
+    grey = True
+    for i, picture in enumerate(pictures):
+        name = str(picture) if isinstance(picture, Path) else f"picture {i} of {origin}"
+        try:
+            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+                if image.mode not in _MODES:
+                    raise ValueError(
+                        f"{name} has mode {image.mode}, which 8 bits a channel cannot hold; convert it first."
+                    )
+                grey = grey and image.mode in _GREY
+                x[i] = np.asarray(_square(image.convert("RGB"), size))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{name} cannot be decoded: {error}") from error
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), grey
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    shorter = min(image.size)
+    width, height = (max(size, round(side * size / shorter)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))

@@ -1,0 +1,103 @@
+"""Methods that match softened logits."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kd_lib import losses
+from kd_lib.shapes import Outputs
+
+
+class Method(nn.Module):
+    """What is matched between student and teacher.
+
+    A method owns its hyper-parameters and its own layers, never the networks.
+
+    Attributes:
+        version: to raise when the meaning of the method changes; it is a part of every run's key.
+        needs_maps: whether it reads `Outputs.maps` (remembered teachers keep only logits and embedding).
+    """
+
+    version = 1
+    needs_maps = False
+
+    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+        """Weighted loss terms by name; their sum is the student's loss.
+
+        Args:
+            student, teacher: outputs for the same batch; the policy has already detached or adjusted the teacher's.
+            y: [B] labels.
+            progress: epochs done so far, fractional, for weights that warm up.
+        """
+        raise NotImplementedError
+
+    def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """(tau_s, tau_t) at which the method compares the two; the tempered sharpness gap is measured there."""
+        return 1.0, 1.0
+
+
+class Alone(Method):
+    """The student without a teacher: cross-entropy only."""
+
+    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(student.logits, y)}
+
+
+class KD(Method):
+    r"""Vanilla knowledge distillation.
+
+    .. math:: L = w_{kd} \, \tau^2 KL(p_t \| p_s) + w_{ce} \, CE(z_s, y)
+
+    Source: Hinton et al. 2015; PESF-KD v1 Eqs. 3, 5, v2 Eqs. 1, 4; ATKD Eqs. 2, 3.
+
+    Args:
+        tau: temperature of both sides; higher shows the student more of the wrong classes. 4 in all four papers.
+        kd_weight, ce_weight: alpha and 1 - alpha in the papers.
+    """
+
+    def __init__(self, *, tau: float = 4.0, kd_weight: float = 0.9, ce_weight: float = 0.1):
+        super().__init__()
+        self.tau, self.kd_weight, self.ce_weight = tau, kd_weight, ce_weight
+
+    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+        return {
+            "kd": self.kd_weight * losses.kd(student.logits, teacher.logits, tau=self.tau),
+            "ce": self.ce_weight * F.cross_entropy(student.logits, y),
+        }
+
+    def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float, float]:
+        return self.tau, self.tau
+
+
+class ATKD(Method):
+    r"""Adaptive temperatures: each sample's logits are divided by their own standard deviation.
+
+    .. math:: L = w_{kd} \, \frac{1}{B} \sum_b s_b KL(p_t^b \| p_s^b) + w_{ce} \, CE(z_s, y),
+              \quad \tau_t^b = \sigma(z_t^b),\ \tau_s^b = \sigma(z_s^b)
+
+    Source: ATKD Eq. 10. The paper leaves open: the scale s. Eq. 10 as printed has none, which makes its gradient about 14
+    times weaker than that of KD at temperature 4.
+
+    Args:
+        scale: "none" (as printed), "sigma" (tau_s tau_t, detached) or a number (16 is KD's tau^2 at temperature 4).
+        detach_tau: cut the gradient through sigma(z_s). Eq. 10 as written lets it flow.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: Literal["none", "sigma"] | float = "none",
+        detach_tau: bool = False,
+        kd_weight: float = 0.9,
+        ce_weight: float = 0.1,
+    ):
+        super().__init__()
+        self.scale, self.detach_tau, self.kd_weight, self.ce_weight = scale, detach_tau, kd_weight, ce_weight
+
+    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+        matched = losses.atkd(student.logits, teacher.logits, scale=self.scale, detach_tau=self.detach_tau)
+        return {"kd": self.kd_weight * matched, "ce": self.ce_weight * F.cross_entropy(student.logits, y)}
+
+    def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(z.std(dim=1, keepdim=True, correction=0) for z in (z_s, z_t))

@@ -1,0 +1,63 @@
+"""VGG with batch norm for small images: vgg8 and vgg13.
+
+Five stages of 3x3 convolutions with 64, 128, 256, 512, 512 channels; max pooling by 2 after each of the first three, none
+between the last two (32, 16, 8, 4, 4 pixels for 32x32 images), then a global average instead of hidden linear layers.
+Source: Simonyan and Zisserman 2015, in the form CRD uses; convolutions keep their biases.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_lib.errors import unknown
+from kd_lib.models.fold import ConvBN, initialise, read_out
+from kd_lib.shapes import Outputs
+
+WIDTHS = (64, 128, 256, 512, 512)
+CONVOLUTIONS_PER_STAGE = {8: 1, 13: 2}
+SMALLEST = 8
+
+
+class Stage(nn.Sequential):
+    """ConvBN and ReLU, repeated; the first one changes the channels."""
+
+    def __init__(self, c_in: int, c_out: int, convolutions: int) -> None:
+        super().__init__(*(ConvBN(c_in if i == 0 else c_out, c_out, bias=True) for i in range(convolutions)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = F.relu(layer(x), inplace=True)
+        return x
+
+
+class VGG(nn.Module):
+    """Maps of the five stages (after their last ReLU, before pooling), the pooled embedding and its logits.
+
+    Args:
+        convolutions: in each stage.
+        n_classes, in_channels: of the data.
+    """
+
+    def __init__(self, convolutions: int, n_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.stage_channels = WIDTHS
+        ends = zip((in_channels, *WIDTHS), WIDTHS, strict=False)
+        self.stages = nn.ModuleList(Stage(c_in, c_out, convolutions) for c_in, c_out in ends)
+        self.classifier = nn.Linear(WIDTHS[-1], n_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Outputs:
+        """Raises ValueError where an image is too small to be halved three times."""
+        if min(x.shape[2:]) < SMALLEST:
+            raise ValueError(f"images of {x.shape[2]}x{x.shape[3]} are too small for a VGG: at least {SMALLEST} pixels a side.")
+        maps = []
+        for i, stage in enumerate(self.stages):
+            x = stage(F.max_pool2d(x, 2) if 1 <= i <= 3 else x)
+            maps.append(x)
+        return read_out(maps, self.classifier)
+
+
+def vgg(depth: int, *, n_classes: int, in_channels: int) -> VGG:
+    """`vgg8`, `vgg13`: depth counts five stages' convolutions and three layers that CRD's form reduces to one classifier."""
+    if depth not in CONVOLUTIONS_PER_STAGE:
+        raise unknown("network", f"vgg{depth}", [f"vgg{known}" for known in CONVOLUTIONS_PER_STAGE])
+    return VGG(CONVOLUTIONS_PER_STAGE[depth], n_classes, in_channels)

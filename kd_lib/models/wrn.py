@@ -1,0 +1,69 @@
+"""Wide ResNets: wrn-16-2 has depth 16 (6n + 4) and stages of 2 x (16, 32, 64) channels.
+
+Pre-activation: batch norm and ReLU come before a convolution, the sum of a block is left as it is, and one last batch norm and
+ReLU close the network. Source: Zagoruyko and Komodakis 2016, without dropout, as CRD uses them.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_lib.models.fold import ConvBN, blocks_per_stage, initialise, read_out
+from kd_lib.shapes import Outputs
+
+
+class PreActivationBlock(nn.Module):
+    """conv(relu(ConvBN(a))) + shortcut, with a = relu(bn(x)).
+
+    The shortcut is x itself, or a 1x1 convolution of a where the shape changes.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(c_in)
+        self.first = ConvBN(c_in, c_out, stride=stride)
+        self.second = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        changes = stride != 1 or c_in != c_out
+        self.shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.bn(x), inplace=True)
+        y = self.second(F.relu(self.first(a), inplace=True))
+        y += x if self.shortcut is None else self.shortcut(a)
+        return y
+
+
+class WideResNet(nn.Module):
+    """Maps of the three stages, their pooled embedding and its logits.
+
+    The maps of the first two stages are block sums, before the next block's batch norm and ReLU; the last one is taken
+    after the final batch norm and ReLU, because that is what is pooled.
+
+    Args:
+        n: blocks a stage.
+        factor: width of the stages, in multiples of 16, 32, 64; the stem is 16 wide whatever the factor.
+        n_classes, in_channels: of the data.
+    """
+
+    def __init__(self, n: int, factor: int, n_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.stage_channels = (16 * factor, 32 * factor, 64 * factor)
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.stages = nn.ModuleList()
+        for i, (c_in, c_out) in enumerate(zip((16, *self.stage_channels), self.stage_channels, strict=False)):
+            first = PreActivationBlock(c_in, c_out, stride=1 if i == 0 else 2)
+            self.stages.append(nn.Sequential(first, *(PreActivationBlock(c_out, c_out, stride=1) for _ in range(n - 1))))
+        self.bn = nn.BatchNorm2d(self.stage_channels[-1])
+        self.classifier = nn.Linear(self.stage_channels[-1], n_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Outputs:
+        x = self.stem(x)
+        maps = [x := stage(x) for stage in self.stages]
+        maps[-1] = F.relu(self.bn(maps[-1]), inplace=True)
+        return read_out(maps, self.classifier)
+
+
+def wide_resnet(depth: int, factor: int, *, n_classes: int, in_channels: int) -> WideResNet:
+    """`wrn-16-2`."""
+    n = blocks_per_stage(f"wrn-{{}}-{factor}", depth, layers_outside=4)
+    return WideResNet(n, factor, n_classes, in_channels)

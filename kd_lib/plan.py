@@ -1,0 +1,278 @@
+"""Many runs: what is missing, in which order, how long it will take, and training it in parallel processes."""
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+
+import torch
+
+from kd_lib import cost, data, models, runs
+from kd_lib.config import Run
+from kd_lib.paths import store_root
+from kd_lib.progress import Progress, clock
+from kd_lib.runs import Result
+
+POLL_SECONDS = 0.5
+
+
+class RunFailed(RuntimeError):
+    """Some runs did not finish; the message names each with its error. The others are in the store."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of a plan.
+
+    Attributes:
+        state: "done", "resumable" (a checkpoint is there) or "new".
+        seconds: expected on one thread, 0 when done.
+        megabytes: expected size in the store.
+    """
+
+    run: Run
+    state: str
+    seconds: float
+    megabytes: float
+
+    @property
+    def key(self) -> str:
+        return self.run.key
+
+    @property
+    def label(self) -> str:
+        return self.run.label
+
+
+def flatten(nested: object) -> Iterator[Run]:
+    """The runs in any nesting of dicts, lists and tuples."""
+    if isinstance(nested, Run):
+        yield nested
+    else:
+        for part in nested.values() if isinstance(nested, Mapping) else nested:
+            yield from flatten(part)
+
+
+def plan(wanted: Iterable) -> list[Step]:
+    """Every run that the wanted ones need, each once, teachers before their students.
+
+    Args:
+        wanted: runs in any nesting of dicts, lists and tuples.
+    """
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.teacher is not None:
+            visit(run.teacher)
+        ordered.setdefault(run.key, run)
+
+    for run in flatten(wanted):
+        visit(run)
+    pace = _pace()
+    return [_step(run, pace) for run in ordered.values()]
+
+
+def _step(run: Run, pace: float) -> Step:
+    state = "new"
+    if (store_root() / "done" / run.key).is_dir():
+        state = "done"
+    elif any((store_root() / "work" / run.key).glob("checkpoint-*")):
+        state = "resumable"
+    seconds = 0.0 if state == "done" else work_units(run) * pace
+    return Step(run, state, seconds, _megabytes(run))
+
+
+@lru_cache
+def _shape_cost(network: str, n_classes: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Multiply-adds of one sample's forward pass, number of layers, number of parameters."""
+    built = models.build(network, n_classes=n_classes, in_channels=shape[0])
+    layers = sum(1 for m in built.modules() if not list(m.children()))
+    return cost.multiply_adds(built, shape), layers, cost.parameters(built)
+
+
+def work_units(run: Run) -> float:
+    """Work of a run in seconds of a processor that does 30 billion multiply-adds a second in training and 25 microseconds a layer call.
+
+    Only ratios matter: `plan` scales it by what finished runs took here.
+    """
+    images = data.load(run.data, split=run.split, **run.data_settings)
+    shape, n = tuple(images.train_x.shape[1:]), len(images.train_y)
+
+    def seconds(network: str, passes: float) -> float:
+        macs, layers, _ = _shape_cost(network, images.n_classes, shape)
+        return passes * (macs * n / 30e9 + layers * 25e-6 * n / run.batch_size)
+
+    student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(images.test_y) / n
+    if run.teacher is None:
+        return run.epochs * student
+    if run.policy_type.backbone_moves:
+        return run.epochs * (student + seconds(run.teacher.network, 3.0))
+    remembered = images.augment == "none" and not run.method_type.needs_maps
+    return run.epochs * (student + (0.0 if remembered else seconds(run.teacher.network, 1.0)))
+
+
+def _pace() -> float:
+    """Seconds a work unit took in the runs that are in the store; 1 where there are none."""
+    ratios = []
+    for folder in sorted((store_root() / "done").glob("*"))[:50]:
+        try:
+            run = Run.model_validate_json((folder / "config.json").read_text())
+            log = (folder / "metrics.jsonl").read_text().splitlines()
+            ratios.append(sum(json.loads(line)["seconds"] for line in log) / work_units(run))
+        except (OSError, ValueError, KeyError):
+            continue  # a damaged run is somebody else's business: `ensure` and `verify` name it
+    return median(ratios) if ratios else 1.0
+
+
+def _megabytes(run: Run) -> float:
+    images = data.load(run.data, split=run.split, **run.data_settings)
+    _, _, parameters = _shape_cost(run.network, images.n_classes, tuple(images.train_x.shape[1:]))
+    return 4e-6 * (parameters + len(images.test_y) * (images.n_classes + 64))
+
+
+def describe(steps: list[Step], jobs: int | None = None) -> str:
+    """The plan as a table for people: state, expected time, size and label of each run, then the totals."""
+    jobs = jobs or default_jobs()
+    rows = [f"{step.state:10} {clock(step.seconds):>12}  {step.megabytes:7.1f} MB  {step.key}  {step.label}" for step in steps]
+    missing = [step for step in steps if step.state != "done"]
+    wall = max([sum(step.seconds for step in missing) / jobs, *(step.seconds for step in missing)], default=0.0)
+    total = (
+        f"{len(steps)} runs, {len(steps) - len(missing)} in the store; to train: {len(missing)}, about {clock(wall)} "
+        f"with {jobs} processes, {sum(step.megabytes for step in missing):.0f} MB"
+    )
+    return "\n".join([*rows, total])
+
+
+def default_jobs() -> int:
+    """Processes side by side: one a core on a CPU, one in all on a GPU."""
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ensure(wanted: Iterable, **options) -> list[Result]:
+    """The results of all wanted runs, in their order; what is missing is trained first, see `execute`."""
+    wanted = list(flatten(wanted))
+    execute(wanted, **options)
+    return [runs.load(run) for run in wanted]
+
+
+def execute(
+    wanted: Iterable, *, jobs: int | None = None, threads: int = 1, device: str = "auto", executor: Executor | None = None
+) -> None:
+    """Train what is missing, teachers before students, the rest side by side in processes of their own.
+
+    Args:
+        wanted: runs in any nesting of dicts, lists and tuples.
+        jobs: processes at a time; the default is one a core.
+        threads: of each process. One is fastest for small networks, and results are bit-identical only for equal numbers.
+        device: "auto", "cpu", "cuda" or "mps".
+        executor: where to train instead, for example `dask.distributed.Client(address).get_executor()` for many machines that
+            share the store's disk.
+    Raises:
+        RunFailed: after all that could be trained is trained.
+    """
+    missing = [step for step in plan(wanted) if runs.find(step.run) is None]
+    if not missing:
+        return
+    if executor is not None:
+        return _drive(missing, executor, device)
+    jobs = min(jobs or default_jobs(), len(missing))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(threads, os.getpid()))
+    try:
+        _drive(missing, pool, device, jobs)
+    except BaseException:
+        # Ctrl-C among others: a worker in the middle of a run would otherwise go on to the end of it
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _start_worker(threads: int, parent: int) -> None:
+    torch.set_num_threads(threads)
+
+    def leave_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _train_one(description: str, device: str) -> None:
+    runs.ensure(Run.model_validate_json(description), device=device)
+
+
+def _drive(steps: list[Step], executor: Executor, device: str, jobs: int = 1) -> None:
+    waiting = {step.key: step for step in steps}
+    running: dict[Future, Step] = {}
+    failed: dict[str, str] = {}
+    finished: list[Step] = []
+    progress, began = Progress(), time.monotonic()
+    weight = _time_to_last(steps)
+    while waiting or running:
+        blocked = {step.key for step in [*waiting.values(), *running.values()]}
+        ready = [s for s in waiting.values() if s.run.teacher is None or s.run.teacher.key not in blocked]
+        for step in sorted(ready, key=lambda s: -weight[s.key]):
+            del waiting[step.key]
+            if step.run.teacher is not None and step.run.teacher.key in failed:
+                failed[step.key] = f"{step.label}: its teacher did not finish"
+            else:
+                running[executor.submit(_train_one, step.run.model_dump_json(), device)] = step
+        done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            step = running.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise RunFailed(
+                    f"a training process died (killed, often for want of memory) at: {step.label}. "
+                    "Run the same again: finished runs and checkpoints are kept."
+                ) from error
+            if error is not None:
+                failed[step.key] = f"{step.label}: {type(error).__name__}: {error}"
+            finished.append(step)
+        progress.show(_line(steps, finished, running.values(), began, jobs), last=not (waiting or running))
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(steps)} runs did not finish:\n" + "\n".join(failed.values()))
+
+
+def _time_to_last(steps: list[Step]) -> dict[str, float]:
+    """Seconds from a run's start to the end of the longest chain of students that hangs on it: the longest goes first."""
+    weight: dict[str, float] = {step.key: step.seconds for step in steps}
+    for step in reversed(steps):
+        teacher = step.run.teacher
+        if teacher is not None and teacher.key in weight:
+            own = next(s.seconds for s in steps if s.key == teacher.key)
+            weight[teacher.key] = max(weight[teacher.key], own + weight[step.key])
+    return weight
+
+
+def _line(steps: list[Step], finished: list[Step], running: Iterable[Step], began: float, jobs: int) -> str:
+    fractions = {step.key: _fraction(step) for step in running}
+    total = sum(step.seconds for step in steps) or 1.0
+    done = sum(s.seconds for s in finished) + sum(s.seconds * fractions.get(s.key, 0.0) for s in steps)
+    elapsed = time.monotonic() - began
+    # until something is done the estimate speaks, then more and more what was seen
+    share = done / total
+    left = (1 - share) * (total / jobs * (1 - share) + (elapsed / share if share else 0.0) * share)
+    now = ", ".join(f"{step.label} {fractions[step.key]:.0%}" for step in list(running)[:jobs])
+    state = f"{now}; about {clock(left)} left" if len(finished) < len(steps) else f"took {clock(elapsed)}"
+    return f"trained {len(finished)} of {len(steps)} runs; {state}"
+
+
+def _fraction(step: Step) -> float:
+    try:
+        with open(store_root() / "work" / step.key / "metrics.jsonl", "rb") as file:
+            return min(1.0, sum(1 for _ in file) / step.run.epochs)
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,272 @@
+"""The run store: `ensure` loads, resumes or trains; `load` never trains. Notebooks share results through these and nothing else.
+
+A finished run is the folder `done/KEY` of the store: config.json, metrics.jsonl (a row an epoch), weights.safetensors,
+outputs.safetensors (test logits and embeddings of student and, where it moved, teacher) and manifest.json.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from kd_lib import data, hardware, models, store
+from kd_lib.config import Run
+from kd_lib.data import ImageData
+from kd_lib.paths import store_root
+from kd_lib.shapes import Outputs
+from kd_lib.train import Session, predict, predict_teacher, start, train
+
+CHECKPOINT_SECONDS = 5.0  # at most this much work, or one epoch, is lost to a crash
+
+OnEpoch = Callable[[dict[str, float]], None]
+
+
+class NotTrained(FileNotFoundError):
+    """A run that is not in the store; the message says which command trains it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, read from the store when asked."""
+
+    run: Run
+    folder: Path
+    manifest: dict
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """The log, one row an epoch."""
+        return pd.read_json(self.folder / "metrics.jsonl", lines=True)
+
+    @property
+    def accuracy(self) -> float:
+        """Percent on the test part (or the validation part, see `run.split`) after the **last** epoch."""
+        return float(self.metrics["accuracy"].iloc[-1])
+
+    @property
+    def best_accuracy(self) -> float:
+        """The best epoch's accuracy: chosen on the very part it is measured on, so never to be reported as a result."""
+        return float(self.metrics["accuracy"].max())
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "outputs.safetensors")
+
+    @property
+    def outputs(self) -> Outputs:
+        """Logits [N, C] and embedding [N, D] of the network on the test part."""
+        return Outputs(self._tensors["logits"], self._tensors["embedding"])
+
+    @property
+    def teacher_outputs(self) -> Outputs:
+        """The same of its teacher as it was at the end: moved or adapted, where the policy moves it."""
+        if "teacher_logits" in self._tensors:
+            return Outputs(self._tensors["teacher_logits"], self._tensors["teacher_embedding"])
+        return self.teacher.outputs
+
+    @cached_property
+    def teacher(self) -> "Result":
+        """The run that made the teacher, before it moved."""
+        return load(self.run.teacher)
+
+    @property
+    def data(self) -> ImageData:
+        return data.load(self.run.data, split=self.run.split, **self.run.data_settings)
+
+    @property
+    def y(self) -> Tensor:
+        """[N] labels of the test part."""
+        return self.data.test_y
+
+    def network(self) -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode."""
+        network = models.build(self.run.network, n_classes=self.data.n_classes, in_channels=self.data.in_channels)
+        weights = load_file(self.folder / "weights.safetensors")
+        network.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
+        return network.eval()
+
+
+def find(run: Run) -> Result | None:
+    """The finished run, verified; None if there is none. Damage is set aside with a warning."""
+    folder = store_root() / "done" / run.key
+    manifest = store.verify_or_quarantine(folder)
+    return Result(run, folder, manifest) if manifest is not None else None
+
+
+def load(run: Run) -> Result:
+    """The finished run; never trains.
+
+    Raises:
+        NotTrained: it is not in the store.
+    """
+    result = find(run)
+    if result is None:
+        remember(run)
+        raise NotTrained(f"not trained yet: {run.label}. Train it with: python -m kd_lib run {run.key}")
+    return result
+
+
+def remember(run: Run) -> None:
+    """Write the description to the store, so that the command line can find it by its key."""
+    path = store_root() / "known" / f"{run.key}.json"
+    if not path.exists():
+        store.write_atomic(path, run.model_dump_json(indent=1).encode())
+
+
+def recall(key: str) -> Run:
+    """The description that has this key (or the one whose key begins with it).
+
+    Raises:
+        NotTrained: no or several descriptions in the store.
+    """
+    found = sorted((store_root() / "known").glob(f"{key}*.json"))
+    if len(found) != 1:
+        raise NotTrained(f"{len(found)} descriptions in the store have a key that begins with {key!r}")
+    return Run.model_validate_json(found[0].read_text())
+
+
+def ensure(run: Run, *, device: str = "auto", on_epoch: OnEpoch | None = None) -> Result:
+    """The finished run: loaded, or resumed from its checkpoint, or trained, its teacher first.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        on_epoch: called with each epoch's row of the log.
+    Raises:
+        NonFiniteLoss: the training diverged.
+    """
+    done = find(run)
+    if done is not None:
+        return done
+    remember(run)
+    teacher = ensure(run.teacher, device=device) if run.teacher else None
+    with store.lock(run.key):
+        return find(run) or _train(run, teacher, device, on_epoch)  # another process may have just finished it
+
+
+def _train(run: Run, teacher: Result | None, device: str, on_epoch: OnEpoch | None) -> Result:
+    work = store_root() / "work" / run.key
+    session = _open(run, teacher, device)
+    _resume(session, work)
+    saved = time.monotonic()
+    for row in train(session):
+        with open(work / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if session.epoch < run.epochs and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save_checkpoint(session, work)
+            saved = time.monotonic()
+        if on_epoch is not None:
+            on_epoch(row)
+    final = store_root() / "done" / run.key
+    seconds = sum(row["seconds"] for row in session.log)
+    facts = hardware.describe(session.device, session.precision)
+    store.publish(work.with_suffix(".publish"), final, _files(session), key=run.key, seconds=seconds, environment=facts)
+    shutil.rmtree(work)
+    return find(run)
+
+
+def _open(run: Run, teacher: Result | None, device: str) -> Session:
+    place = hardware.find_device(device)
+    precision = hardware.find_precision(run.precision, place)
+    images = data.load(run.data, split=run.split, **run.data_settings).to(place)
+    if teacher is None:
+        return start(run, images, device=place, precision=precision)
+    network = hardware.place(teacher.network(), place)
+    memory = test_memory = None
+    if not run.policy_type.backbone_moves:
+        test_memory = Outputs(*(t.to(place) for t in teacher.outputs[:2]))
+        if images.augment == "none" and not run.method_type.needs_maps:
+            memory = _teacher_memory(teacher, network, images, precision)
+    return start(
+        run,
+        images,
+        device=place,
+        precision=precision,
+        teacher_network=network,
+        memory=memory,
+        test_memory=test_memory,
+    )
+
+
+def _teacher_memory(teacher: Result, network: nn.Module, images: ImageData, precision: str) -> Outputs:
+    """The teacher's outputs for the whole training set: computed once for all its students."""
+    folder = store_root() / "memory" / f"{teacher.run.key}-{precision}"
+    with store.lock(folder.name):
+        if store.verify_or_quarantine(folder) is None:
+            out = predict(network, images.train_x, images, precision=precision)
+            tensors = {"logits": out.logits.cpu(), "embedding": out.embedding.cpu()}
+            store.publish(folder.with_suffix(".publish"), folder, {"outputs.safetensors": save(tensors)})
+    tensors = load_file(folder / "outputs.safetensors")
+    return Outputs(*(tensors[name].to(images.train_x.device) for name in ("logits", "embedding")))
+
+
+def _files(session: Session) -> dict[str, bytes]:
+    out = predict(session.student, session.data.test_x, session.data, precision=session.precision)
+    tensors = {"logits": out.logits, "embedding": out.embedding}
+    if session.teacher is not None and any(True for _ in session.teacher.parameters()):
+        moved = predict_teacher(session)
+        tensors |= {"teacher_logits": moved.logits.detach(), "teacher_embedding": moved.embedding.detach()}
+    return {
+        "config.json": session.run.model_dump_json(indent=1).encode(),
+        "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in session.log).encode(),
+        "weights.safetensors": save(_packed(session.parts.state_dict())),
+        "outputs.safetensors": save(_packed(tensors)),
+    }
+
+
+def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _parameters(session: Session) -> list[nn.Parameter]:
+    return [p for group in session.optimiser.param_groups for p in group["params"]]
+
+
+def _save_checkpoint(session: Session, work: Path) -> None:
+    """One file that holds everything, its own hash in its name."""
+    tensors = {f"parts.{name}": tensor for name, tensor in session.parts.state_dict().items()}
+    for i, parameter in enumerate(_parameters(session)):
+        for name, tensor in session.optimiser.state[parameter].items():
+            if tensor is not None:
+                tensors[f"optimiser.{i}.{name}"] = tensor
+    content = save(_packed(tensors), metadata={"log": json.dumps(session.log)})
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    older = list(work.glob("checkpoint-*"))
+    store.write_atomic(work / f"checkpoint-{session.epoch:06d}-{digest}.safetensors", content)
+    for path in older:
+        path.unlink()
+
+
+def _resume(session: Session, work: Path) -> None:
+    """Go on from the newest checkpoint whose hash is right, if there is one."""
+    work.mkdir(parents=True, exist_ok=True)
+    for path in sorted(work.glob("checkpoint-*.safetensors"), reverse=True):
+        if store.file_hash(path)[:16] == path.stem.rpartition("-")[2]:
+            _restore(session, path)
+            break
+    lines = "".join(json.dumps(row) + "\n" for row in session.log)
+    store.write_atomic(work / "metrics.jsonl", lines.encode())
+
+
+def _restore(session: Session, path: Path) -> None:
+    with safetensors.safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        session.log = json.loads(file.metadata()["log"])
+    session.parts.load_state_dict(
+        {name.removeprefix("parts."): tensor for name, tensor in tensors.items() if name.startswith("parts.")}
+    )
+    for i, parameter in enumerate(_parameters(session)):
+        prefix = f"optimiser.{i}."
+        for name in [n for n in tensors if n.startswith(prefix)]:
+            # in the parameter's own memory order: another order takes another code path, which may round differently
+            state = torch.empty_like(parameter, requires_grad=False).copy_(tensors[name])
+            session.optimiser.state[parameter][name.removeprefix(prefix)] = state

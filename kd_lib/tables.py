@@ -1,0 +1,63 @@
+"""Tables of many runs: one row a run, every number computed from its stored outputs."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from kd_lib import metrics
+from kd_lib.runs import Result
+
+
+def summary(results: Iterable[Result]) -> pd.DataFrame:
+    """One row a run: what it was, how good it is, and how alike it is to its teacher.
+
+    Columns: network, teacher, method, seed, `settings` as columns of their own; accuracy (percent, last epoch), train_accuracy,
+    teacher_accuracy, sharpness, teacher_sharpness, gap (raw), gap_tempered (at the method's own temperatures), kl and kl_4
+    (temperature 1 and 4), agreement, loyalty, cka_embedding, cka_logits, seconds, key.
+    """
+    return pd.DataFrame([_row(result) for result in results])
+
+
+def _row(result: Result) -> dict[str, object]:
+    run, out, log = result.run, result.outputs, result.metrics
+    row = {
+        "network": run.network,
+        "teacher": run.teacher.network if run.teacher else "",
+        "method": run.method,
+        "seed": run.seed,
+        **run.settings,
+        "accuracy": result.accuracy,
+        "train_accuracy": float(log["train_accuracy"].iloc[-1]),
+        "sharpness": float(metrics.sharpness(out.logits).mean()),
+        "seconds": float(log["seconds"].sum()),
+        "key": run.key,
+    }
+    return row | (_beside_teacher(result) if run.teacher else {})
+
+
+def _beside_teacher(result: Result) -> dict[str, float]:
+    student, teacher = result.outputs, result.teacher_outputs
+    z_s, z_t = student.logits, teacher.logits
+    tau_s, tau_t = result.run.method_type(**result.run.method_settings).temperatures(z_s, z_t)
+    return {
+        "teacher_accuracy": 100 * metrics.accuracy(z_t, result.y),
+        "teacher_sharpness": float(metrics.sharpness(z_t).mean()),
+        "gap": metrics.sharpness_gap(z_s, z_t),
+        "gap_tempered": metrics.sharpness_gap(z_s, z_t, tau_s=tau_s, tau_t=tau_t),
+        "kl": metrics.kl_divergence(z_s, z_t),
+        "kl_4": metrics.kl_divergence(z_s, z_t, tau=4.0),
+        "agreement": metrics.agreement(z_s, z_t),
+        "loyalty": metrics.probability_loyalty(z_s, z_t),
+        "cka_embedding": metrics.linear_cka(student.embedding, teacher.embedding),
+        "cka_logits": metrics.linear_cka(z_s, z_t),
+    }
+
+
+def epochs(results: Iterable[Result]) -> pd.DataFrame:
+    """The logs of many runs under each other: one row an epoch, with network, teacher, method and seed in front."""
+    parts = []
+    for result in results:
+        run, log = result.run, result.metrics
+        facts = {"network": run.network, "teacher": run.teacher.network if run.teacher else "", "method": run.method}
+        parts.append(log.assign(**facts, seed=run.seed, **run.settings))
+    return pd.concat(parts, ignore_index=True)

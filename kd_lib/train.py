@@ -1,0 +1,255 @@
+"""The one training loop, the same for every point of the space *what is matched* x *who moves*.
+
+Everything random is a function of (seed, epoch, step), so a run that goes on from a checkpoint is bit-identical to one that was
+never interrupted: same torch build, same instruction set, same number of threads.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kd_lib import metrics, models
+from kd_lib.config import Run
+from kd_lib.data import ImageData
+from kd_lib.data.batches import augment, epoch_order, normalise
+from kd_lib.hardware import autocast, place
+from kd_lib.methods import Method
+from kd_lib.shapes import Batch, Outputs
+from kd_lib.teachers import Teacher
+
+EVALUATION_BATCH = 500
+CHECK_EVERY = 50  # steps between looks at the losses on a GPU, where each look waits for it
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became infinite or NaN; the message holds epoch, step and every term."""
+
+
+@dataclass
+class Session:
+    """What one run trains with: networks, data and, as it goes, its log."""
+
+    run: Run
+    data: ImageData
+    device: torch.device
+    precision: str
+    student: nn.Module
+    method: Method
+    teacher: Teacher | None = None
+    frozen: "FrozenNetwork | None" = None
+    test_memory: Outputs | None = None
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.parts = nn.ModuleDict({"student": self.student, "method": self.method})
+        if self.teacher is not None:
+            self.parts["teacher"] = self.teacher
+        mine = [*self.student.parameters(), *self.method.parameters()]
+        theirs = list(self.teacher.parameters()) if self.teacher is not None else []
+        groups = [{"params": mine, "peak": self.run.lr}]
+        if theirs:
+            groups.append({"params": theirs, "peak": self.teacher.lr})
+        self.optimiser = torch.optim.SGD(
+            groups, lr=0.0, momentum=self.run.momentum, weight_decay=self.run.weight_decay, foreach=True
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.log)
+
+
+@dataclass
+class FrozenNetwork:
+    """A trained network that never moves: batch norms folded, evaluation mode, no gradients.
+
+    With `memory` (its outputs for the whole training set, possible where data is not augmented) it answers without computing.
+    """
+
+    network: nn.Module
+    autocast: Callable[[], AbstractContextManager]
+    keep_maps: bool
+    memory: Outputs | None = None
+
+    def __call__(self, batch: Batch) -> Outputs:
+        if self.memory is not None:
+            return Outputs(self.memory.logits[batch.index], self.memory.embedding[batch.index])
+        with torch.inference_mode(), self.autocast():
+            logits, embedding, maps = self.network(batch.x)
+        # autograd may not save inference tensors, so what a loss will read is copied; maps are large, so only where they are read
+        return Outputs(logits.clone(), embedding.clone(), tuple(m.clone() for m in maps) if self.keep_maps else ())
+
+
+def start(
+    run: Run,
+    data: ImageData,
+    *,
+    device: torch.device,
+    precision: str,
+    teacher_network: nn.Module | None = None,
+    memory: Outputs | None = None,
+    test_memory: Outputs | None = None,
+) -> Session:
+    """Networks and method of a run, initialised from its seed.
+
+    Student and method draw from separate streams, so that runs of one seed start from the same student whatever they match.
+
+    Args:
+        teacher_network: the parent's trained network, for runs that have a teacher. It is copied, never changed.
+        memory: the teacher's outputs for every training image, used in place of computing them.
+        test_memory: the unmoved teacher's outputs for the test part.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        student = models.build(run.network, n_classes=data.n_classes, in_channels=data.in_channels)
+        torch.manual_seed(run.seed + 1_000_003)
+        method = run.method_type(**run.method_settings)
+        teacher = frozen = None
+        if teacher_network is not None:
+            policy = run.policy_type
+            own = place(copy.deepcopy(teacher_network), device)
+            teacher = policy(own, **run.policy_settings).to(device)
+            if not policy.backbone_moves:
+                folded = place(models.fold_batchnorm(own), device)
+                frozen = FrozenNetwork(folded, lambda: autocast(device, precision), method.needs_maps, memory)
+    return Session(
+        run, data.to(device), device, precision, place(student, device), method.to(device), teacher, frozen, test_memory
+    )
+
+
+def train(session: Session) -> Iterator[dict[str, float]]:
+    """Train the epochs that are still missing; yields each epoch's row of the log when it is done.
+
+    Raises:
+        NonFiniteLoss: with epoch, step and terms.
+    """
+    while session.epoch < session.run.epochs:
+        began = time.perf_counter()
+        row = {"epoch": session.epoch + 1, **_train_epoch(session), **evaluate(session)}
+        session.log.append({**row, "seconds": round(time.perf_counter() - began, 3)})
+        yield session.log[-1]
+
+
+def _train_epoch(session: Session) -> dict[str, float]:
+    run, data = session.run, session.data
+    order = epoch_order(len(data.train_y), seed=run.seed, epoch=session.epoch).to(session.device)
+    batches = [part for part in order.split(run.batch_size) if len(part) > 1]  # batch norm needs two samples
+    steps = len(batches)
+    session.parts.train()
+    rows: list[Tensor] = []
+    correct = torch.zeros((), dtype=torch.int64, device=session.device)
+    names: list[str] = []
+    for step, index in enumerate(batches):
+        batch = _batch(session, index, step)
+        for group in session.optimiser.param_groups:
+            group["lr"] = group["peak"] * lr_factor(run, session.epoch + step / steps)
+        student, terms = loss_terms(session, batch, progress=session.epoch + step / steps)
+        session.optimiser.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        session.optimiser.step()
+        names = list(terms)
+        rows.append(torch.stack([term.detach() for term in terms.values()]))
+        correct += (student.logits.detach().argmax(1) == batch.y).sum()
+        if session.device.type == "cpu" or step % CHECK_EVERY == CHECK_EVERY - 1 or step == steps - 1:
+            _check_finite(rows, names, session.epoch + 1, step)
+    means = torch.stack(rows).double().mean(0).tolist()
+    return {
+        "lr": session.optimiser.param_groups[0]["lr"],
+        "loss": sum(means),
+        **{f"loss_{name}": value for name, value in zip(names, means, strict=True)},
+        "train_accuracy": 100 * correct.item() / sum(map(len, batches)),
+    }
+
+
+def _batch(session: Session, index: Tensor, step: int) -> Batch:
+    data = session.data
+    x = augment(data.train_x[index], data.augment, seed=session.run.seed, epoch=session.epoch, step=step)
+    x = normalise(x, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+    return Batch(index, x, data.train_y[index])
+
+
+def loss_terms(session: Session, batch: Batch, *, progress: float) -> tuple[Outputs, dict[str, Tensor]]:
+    """The student's outputs and every weighted loss term of one batch, the student's and the teacher's."""
+    with autocast(session.device, session.precision):
+        student = session.student(batch.x)
+        moving = session.teacher.network(batch.x) if session.teacher is not None and session.frozen is None else None
+    if session.teacher is None:
+        return student, session.method(student, None, batch.y, progress)
+    teacher = session.teacher.outputs(session.frozen(batch) if moving is None else moving)
+    terms = session.method(student, session.teacher.target(teacher, batch.y), batch.y, progress)
+    return student, {**terms, **session.teacher.terms(student, teacher, batch.y)}
+
+
+def _check_finite(rows: list[Tensor], names: list[str], epoch: int, step: int) -> None:
+    recent = torch.stack(rows[-CHECK_EVERY:])
+    finite = recent.isfinite().all(1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        terms = ", ".join(f"{name}={value:g}" for name, value in zip(names, recent[first].tolist(), strict=True))
+        raise NonFiniteLoss(
+            f"the loss is not finite in epoch {epoch}, step {step - len(recent) + 2 + first}: {terms}. "
+            "A smaller lr, or a smaller weight on the term that grew, is the usual cure."
+        )
+
+
+def lr_factor(run: Run, progress: float) -> float:
+    """Learning rate as a fraction of its peak after `progress` epochs (fractional).
+
+    "step": x0.1 at each milestone. "cosine": from 1 to 0. "one_cycle" (Smith & Topin 2019): from 1/25 up to 1 over the first
+    30% of the run, then down to 0, both along a half cosine.
+    """
+    done = progress / run.epochs
+    if run.schedule == "step":
+        return 0.1 ** sum(math.floor(progress) >= round(m * run.epochs) for m in run.milestones)
+    if run.schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    warm = 0.3
+    if done < warm:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / warm)) / 2
+    return (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
+
+
+@torch.no_grad()
+def predict(network: nn.Module, x: Tensor, data: ImageData, *, precision: str) -> Outputs:
+    """Logits and embeddings for uint8 images, in the network's evaluation mode, batch norms folded."""
+    folded, device = models.fold_batchnorm(network), next(network.parameters()).device
+    folded = place(folded, device)
+    chunks = []
+    for part in x.to(device).split(EVALUATION_BATCH):
+        images = normalise(part, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+        with autocast(device, precision):
+            out = folded(images)
+        chunks.append((out.logits, out.embedding))
+    logits, embedding = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return Outputs(logits, embedding)
+
+
+@torch.no_grad()
+def predict_teacher(session: Session) -> Outputs:
+    """What the teacher, as it is now, says about the test part."""
+    if session.teacher.backbone_moves:
+        return predict(session.teacher.network, session.data.test_x, session.data, precision=session.precision)
+    return session.teacher.outputs(session.test_memory)
+
+
+def evaluate(session: Session) -> dict[str, float]:
+    """Accuracy, sharpness and entropy on the test part and, beside a teacher, gap and KL to it (all at temperature 1)."""
+    data = session.data
+    student = predict(session.student, data.test_x, data, precision=session.precision)
+    row = {
+        "accuracy": 100 * metrics.accuracy(student.logits, data.test_y),
+        "sharpness": float(metrics.sharpness(student.logits).mean()),
+        "entropy": metrics.entropy(student.logits),
+    }
+    if session.teacher is not None:
+        teacher = predict_teacher(session)
+        row["teacher_accuracy"] = 100 * metrics.accuracy(teacher.logits, data.test_y)
+        row["gap"] = metrics.sharpness_gap(student.logits, teacher.logits)
+        row["kl"] = metrics.kl_divergence(student.logits, teacher.logits)
+    return row
