@@ -110,13 +110,16 @@ except BlockingIOError:
 '
 }
 
-install() {
+install() { # into $VENV, which is made with the Python at $1 if it is not there
     local pid start=$SECONDS
-    # A process group of its own, so that stopping takes pip's children along.
+    # A process group of its own, so that stopping takes every child along.
     set -m
-    # --no-compile: compiling everything takes longer than all the rest, and Python compiles what is used when it is first used.
-    "$VENV/bin/python" -I -m pip install --no-input --disable-pip-version-check --progress-bar off --no-compile \
-        -c constraints.txt -e '.[dev]' >"$LOG" 2>&1 </dev/null &
+    {
+        [ -x "$VENV/bin/python" ] || "$1" -I -m venv "$VENV" || exit
+        # --no-compile: compiling everything takes as long as all the rest; Python compiles what is used when it is first used.
+        exec "$VENV/bin/python" -I -m pip install --no-input --disable-pip-version-check --progress-bar off --no-compile \
+            -c constraints.txt -e '.[dev]'
+    } >"$LOG" 2>&1 </dev/null &
     pid=$!
     set +m
     trap 'kill -TERM -- "-$pid" 2>/dev/null; echo "Stopped; the next call starts the set-up again." >&2; exit 130' INT TERM HUP
@@ -131,11 +134,12 @@ install() {
     }
 }
 
-progress() { # what pip does now, in a line
+progress() { # what is being done now, in a line
     if grep -q '^Installing collected' "$LOG"; then
         echo "$(ls -d "$VENV"/lib/python*/site-packages/*.dist-info | wc -l) of $(grep -c == constraints.txt) packages installed"
     else
-        grep -E '^ *(Collecting|Downloading|Using cached|Processing|Building)' "$LOG" | tail -n 1 | cut -c 1-90
+        grep -E '^ *(Collecting|Downloading|Using cached|Processing|Requirement|Building)' "$LOG" | tail -n 1 | cut -c 1-90 ||
+            echo "making an empty environment"
     fi
 }
 
@@ -154,8 +158,7 @@ set_up() {
         fi
         touch "$UNFINISHED"
         rm -f "$STAMP"
-        [ -x "$VENV/bin/python" ] || "$base" -I -m venv "$VENV"
-        install
+        install "$base"
         holds_package "$VENV/bin/python" || die "the set-up ended, but .venv does not hold the package; see $LOG"
         wanted_stamp "$VENV/bin/python" >"$STAMP.part"
         mv "$STAMP.part" "$STAMP"

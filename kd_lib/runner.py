@@ -139,7 +139,10 @@ def _select(folder: Path, arguments: argparse.Namespace) -> list[Selected]:
     if not found:
         raise ValueError(f"no notebooks (NN_name.ipynb) in {folder}")
     names = list(found) if arguments.only is None else _numbered(arguments.only, list(found))
-    scales = yaml.safe_load((folder / "scales.yaml").read_text(encoding="utf-8")) or {}
+    try:
+        scales = yaml.safe_load((folder / "scales.yaml").read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"scales.yaml is not YAML: {error}") from None
     values = from_scales(parameters, scales, arguments.scale)
     values = with_overrides({name: values[name] for name in names}, parameters, arguments.set)
     selection = [Selected(found[name], contents[name], parameters[name], values[name]) for name in names]

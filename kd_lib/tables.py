@@ -4,15 +4,15 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kd_lib import metrics
+from kd_lib import cost, metrics
 from kd_lib.runs import Result
 
 
 def summary(results: Iterable[Result]) -> pd.DataFrame:
     """One row a run: what it was, how good it is, and how alike it is to its teacher.
 
-    Columns: network, teacher, method, seed, `settings` as columns of their own; accuracy (percent, last epoch), train_accuracy,
-    teacher_accuracy, sharpness, teacher_sharpness, gap (raw), gap_tempered (at the method's own temperatures), kl and kl_4
+    Columns: network, teacher, method, seed, `settings` as columns of their own; parameters and teacher_parameters (numbers, not
+    megabytes); accuracy (percent, last epoch), train_accuracy, teacher_accuracy, sharpness, teacher_sharpness, gap (raw), gap_tempered (at the method's own temperatures), kl and kl_4
     (temperature 1 and 4), agreement, loyalty, cka_embedding, cka_logits, seconds, key.
     """
     return pd.DataFrame([_row(result) for result in results])
@@ -26,6 +26,7 @@ def _row(result: Result) -> dict[str, object]:
         "method": run.method,
         "seed": run.seed,
         **run.settings,
+        "parameters": _parameters(result),
         "accuracy": result.accuracy,
         "train_accuracy": float(log["train_accuracy"].iloc[-1]),
         "sharpness": float(metrics.sharpness(out.logits).mean()),
@@ -40,6 +41,7 @@ def _beside_teacher(result: Result) -> dict[str, float]:
     z_s, z_t = student.logits, teacher.logits
     tau_s, tau_t = result.run.method_type(**result.run.method_settings).temperatures(z_s, z_t)
     return {
+        "teacher_parameters": _parameters(result.teacher),
         "teacher_accuracy": 100 * metrics.accuracy(z_t, result.y),
         "teacher_sharpness": float(metrics.sharpness(z_t).mean()),
         "gap": metrics.sharpness_gap(z_s, z_t),
@@ -51,6 +53,22 @@ def _beside_teacher(result: Result) -> dict[str, float]:
         "cka_embedding": metrics.linear_cka(student.embedding, teacher.embedding),
         "cka_logits": metrics.linear_cka(z_s, z_t),
     }
+
+
+def _parameters(result: Result) -> int:
+    return cost.parameters(result.network())
+
+
+def verdict(mean: float, half_width: float, unit: str = "points", digits: int = 1) -> str:
+    """A difference in words, for the text of a notebook: "+9.8 ± 4.7 points, higher".
+
+    Args:
+        mean, half_width: a mean difference and the half width of its interval, as from `figures.paired_difference`.
+    Returns:
+        The number and "higher", "lower", or "undecided" where the interval holds zero (or there is none).
+    """
+    word = "undecided" if not abs(mean) > half_width else "higher" if mean > 0 else "lower"
+    return f"{mean:+.{digits}f} ± {half_width:.{digits}f} {unit}, {word}"
 
 
 def epochs(results: Iterable[Result]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from kd_lib.data import batches
 from kd_lib.data.batches import augment, epoch_order, normalise
 
@@ -46,7 +47,11 @@ def test_crop_draws_the_same_offsets_without_mirroring(images):
 def test_augmentation_is_a_function_of_seed_epoch_and_step(images):
     first = augment(images, "crop_flip", seed=1, epoch=2, step=3)
     assert torch.equal(first, augment(images, "crop_flip", seed=1, epoch=2, step=3))
-    for other in ({"seed": 2, "epoch": 2, "step": 3}, {"seed": 1, "epoch": 3, "step": 2}, {"seed": 1, "epoch": 2, "step": 4}):
+    for other in (
+        {"seed": 2, "epoch": 2, "step": 3},
+        {"seed": 1, "epoch": 3, "step": 2},
+        {"seed": 1, "epoch": 2, "step": 4},
+    ):
         assert not torch.equal(first, augment(images, "crop_flip", **other))
 
 
@@ -92,8 +97,8 @@ def test_epoch_order_is_a_permutation_of_its_own():
 
 def test_seeds_of_published_runs_do_not_change():
     """Other numbers here would give every run other batches under its old key."""
-    assert batches._generator("order", 0, 0, 0).initial_seed() == ORDER_SEED
-    assert batches._generator("augment", 1, 2, 3).initial_seed() == AUGMENT_SEED
+    assert batches._generator("order", 0, 0, 0).initial_seed() == 10_690_515_315_345_109_876
+    assert batches._generator("augment", 1, 2, 3).initial_seed() == 7_269_203_770_681_109_848
 
 
 def test_normalise_is_its_formula(images):

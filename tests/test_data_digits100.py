@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from kd_lib.data import digits100
 from kd_lib.data.digits100 import Digits100, shared_digit_mask, source_digits
 
@@ -46,7 +47,9 @@ def test_without_noise_each_half_holds_a_source_digit_of_the_right_class():
         places = set()
         for image, label in zip(x[:, 0].numpy(), y.tolist(), strict=True):
             for half, digit in ((image[:, :10], label // 10), (image[:, 10:], label % 10)):
-                windows = [(i, j) for i in range(5) for j in range(3) if half[i : i + 8, j : j + 8].tobytes() in known[digit]]
+                windows = [
+                    (i, j) for i in range(5) for j in range(3) if half[i : i + 8, j : j + 8].tobytes() in known[digit]
+                ]
                 assert windows
                 places.update(windows)
                 i, j = windows[0]

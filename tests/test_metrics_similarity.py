@@ -117,6 +117,9 @@ def test_cka_errors():
             cka(x, y[:39])
         with pytest.raises(ValueError, match="y is the same for all 40 samples"):
             cka(x, torch.full((40, 3), 0.1))
+    for x_flat in (torch.eye(6), torch.eye(6)[:, :1]):  # equal distances throughout; one sample against the rest
+        with pytest.raises(ValueError, match="x has no structure among its 6 samples"):
+            linear_cka_unbiased(x_flat, y[:6])
     with pytest.raises(ValueError, match="at least 4 samples, got batch_size 3 for 40"):
         linear_cka_unbiased(x, y, batch_size=3)
     with pytest.raises(ValueError, match="at least 4 samples, got batch_size 256 for 3"):

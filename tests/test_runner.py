@@ -180,6 +180,7 @@ def test_scales_set_what_notebooks_declare():
     ("scales", "message"),
     [
         ("dmeo: {}", "unknown scale in scales.yaml: 'dmeo'. Did you mean 'demo'?"),
+        ("demo: {", "scales.yaml is not YAML"),
         ("smoke: {}", "scales.yaml has no block for scale 'demo'"),
         ("demo: {00_frist: {}}", "'00_frist'. Did you mean '00_first'?"),
         ("demo: {00_first: {epoch: 1}}", "scale demo, 00_first: 'epoch'. Did you mean 'epochs'?"),

@@ -52,7 +52,9 @@ class Folder(PathSource):
         for split, part in parts.items():
             if not part:
                 folder = tests[0] if split == "test" else root
-                raise DataNotFound(f"{folder} holds no CLASS/PICTURE with a picture that ends in {', '.join(_SUFFIXES)}.")
+                raise DataNotFound(
+                    f"{folder} holds no CLASS/PICTURE with a picture that ends in {', '.join(_SUFFIXES)}."
+                )
         return parts
 
 

@@ -48,19 +48,22 @@ def linear_cka_unbiased(x: Array, y: Array, *, batch_size: int = 256, seed: int 
         At most about 1; around 0, on either side, for independent representations.
     Raises:
         ValueError: a batch below 4 samples; different numbers of samples; a side that is the same for all samples, or
-            whose HSIC_1 with itself does not come out positive.
+            whose HSIC_1 with itself is zero.
     """
     x, y = _representations(x, y)
     n = len(x)
     if batch_size < 4 or n < 4:
         raise ValueError(f"HSIC_1 needs batches of at least 4 samples, got batch_size {batch_size} for {n} samples.")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums, sizes = torch.zeros(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for rows in order.tensor_split(max(1, n // batch_size)):
         gram_x, gram_y = (_gram(side[rows]) for side in (x, y))
         sums += torch.stack([_hsic_1(gram_x, gram_y), _hsic_1(gram_x, gram_x), _hsic_1(gram_y, gram_y)])
-    if bool((sums[1:] <= 0).any()):
-        raise ValueError(f"{n} samples are too few: HSIC_1 of x or y with itself is {sums[1:].min().item():.3g}.")
+        sizes += torch.stack([gram_x.square().sum(), gram_y.square().sum()]) / len(rows) ** 2
+    for name, own, size in zip("xy", sums[1:], sizes, strict=True):
+        # Exactly zero before rounding, where any two samples are as far apart as any other two, or all but one coincide.
+        if own <= 1e-12 * size:
+            raise ValueError(f"{name} has no structure among its {n} samples: its HSIC_1 with itself is zero.")
     return (sums[0] / sums[1:].prod().sqrt()).item()
 
 
