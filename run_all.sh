@@ -111,7 +111,7 @@ except BlockingIOError:
 }
 
 install() { # into $VENV, which is made with the Python at $1 if it is not there
-    local pid start=$SECONDS
+    local pid start=$SECONDS beat=$((SECONDS + 10))
     # A process group of its own, so that stopping takes every child along.
     set -m
     {
@@ -125,7 +125,10 @@ install() { # into $VENV, which is made with the Python at $1 if it is not there
     trap 'kill -TERM -- "-$pid" 2>/dev/null; echo "Stopped; the next call starts the set-up again." >&2; exit 130' INT TERM HUP
     while kill -0 "$pid" 2>/dev/null; do
         sleep 1
-        [ $(((SECONDS - start) % 10)) -ne 0 ] || printf '  %4d s  %s\n' $((SECONDS - start)) "$(progress)"
+        if [ "$SECONDS" -ge "$beat" ]; then
+            printf '  %4d s  %s\n' $((SECONDS - start)) "$(progress)"
+            beat=$((beat + 10))
+        fi
     done
     trap - INT TERM HUP
     wait "$pid" || {

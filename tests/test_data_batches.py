@@ -79,6 +79,15 @@ def test_channels_last_batches_give_the_same_pixels(images):
     assert torch.equal(there, augment(images, "crop_flip", seed=0, epoch=0, step=0))
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_pixels(images):
+    there = augment(images.cuda(), "crop_flip", seed=0, epoch=0, step=0)
+    assert there.is_cuda
+    assert torch.equal(there.cpu(), augment(images, "crop_flip", seed=0, epoch=0, step=0))
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    torch.testing.assert_close(normalise(there, mean, std).cpu(), normalise(there.cpu(), mean, std), rtol=0, atol=1e-6)
+
+
 def test_augment_refuses_what_it_would_get_wrong(images):
     with pytest.raises(ValueError, match=r"'crop_flop'.*'crop_flip'"):
         augment(images, "crop_flop", seed=0, epoch=0, step=0)

@@ -247,7 +247,9 @@ def test_metrics_of_pairs_take_arrays_and_return_floats(metric):
 
 @pytest.mark.parametrize("metric", TEMPERED)
 def test_temperatures_are_checked(metric):
-    metric(Z_T, np.full((30, 1), 2.0))
+    expected = metric(Z_T, 2.0)
+    for tau in (np.full((30, 1), 2.0), torch.tensor([2.0], requires_grad=True)):
+        assert torch.equal(torch.as_tensor(metric(Z_T, tau)), torch.as_tensor(expected))
     for tau in (0.0, -2.0, math.nan):
         with pytest.raises(ValueError, match="temperature must be positive"):
             metric(Z_T, tau)

@@ -106,6 +106,26 @@ def image_data(
     return ImageData(name=name, **tensors, **labels, fingerprint=_fingerprint(arrays, labels))
 
 
+def in_canonical_order(part: Part) -> Part:
+    """The same images in an order that depends on nothing but themselves: by SHA-256 of the pixels, then by label.
+
+    Copies of a published data set differ in the order of their rows; a batch order drawn from a seed would mean other
+    batches in each. Sorted so, all copies are one data set, with classes as mixed as after a shuffle.
+
+    Args:
+        part: images and labels in any order.
+    Returns:
+        Both, sorted.
+    """
+    x, y = part
+    keys = [
+        (hashlib.sha256(np.ascontiguousarray(image)).digest(), label)
+        for image, label in zip(x, y.tolist(), strict=True)
+    ]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return x[order], y[order]
+
+
 def pixel_statistics(x: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population standard deviation of each channel, of pixels in 0..1.
 

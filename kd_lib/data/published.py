@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from kd_lib.data.batches import Augment
 from kd_lib.data.decode import decode
-from kd_lib.data.images import ImageData, Part, image_data
+from kd_lib.data.images import ImageData, Part, image_data, in_canonical_order
 from kd_lib.data.source import DataNotFound, Source, download_allowed
 from kd_lib.paths import data_folder
 
@@ -34,7 +34,10 @@ class Layout(NamedTuple):
 
 
 class Published(Source):
-    """A data set with fixed content, hence without settings; the fingerprint is the same whichever layout it came in.
+    """A data set with fixed content, hence without settings.
+
+    The order of the images is our own (`in_canonical_order`), not that of the files, so that the fingerprint is the
+    same whichever copy they came from.
 
     Attributes:
         hub_id, hub_folder: repository on the Hugging Face hub, and the folder of the parquet files in it.
@@ -93,9 +96,8 @@ class Published(Source):
                 raise ValueError(
                     f"{made_from}: {split} holds {len(y)} labels and pixels {list(x.shape)}, expected {n} of 3x32x32."
                 )
-        data = image_data(
-            self.name, parts["train"], parts["test"], self.class_names, self.augmentation, statistics=self.statistics
-        )
+        train, test = (in_canonical_order(parts[split]) for split in _SPLITS)
+        data = image_data(self.name, train, test, self.class_names, self.augmentation, statistics=self.statistics)
         return data, made_from
 
     @classmethod

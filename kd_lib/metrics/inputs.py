@@ -69,7 +69,7 @@ def temperature(tau: MetricTemperature, z: Tensor) -> Tensor:
             raise unknown("temperature", tau, ("sigma", "a positive number", "[N, 1] positive numbers"))
         return sigma(z)
     value = torch.as_tensor(tau, dtype=torch.float64, device="cpu").detach()
-    if value.ndim != 0 and value.shape != (len(z), 1):
+    if value.numel() != 1 and value.shape != (len(z), 1):
         raise ValueError(f"a temperature must be one number or [{len(z)}, 1], got shape {list(value.shape)}.")
     if not bool((value > 0).all()):
         raise ValueError(f"a temperature must be positive, got {value.min().item()}.")

@@ -61,7 +61,7 @@ def linear_cka_unbiased(x: Array, y: Array, *, batch_size: int = 256, seed: int 
         sums += torch.stack([_hsic_1(gram_x, gram_y), _hsic_1(gram_x, gram_x), _hsic_1(gram_y, gram_y)])
         sizes += torch.stack([gram_x.square().sum(), gram_y.square().sum()]) / len(rows) ** 2
     for name, own, size in zip("xy", sums[1:], sizes, strict=True):
-        # Exactly zero before rounding, where any two samples are as far apart as any other two, or all but one coincide.
+        # Zero up to rounding where any two samples are as far apart as any other two, or where all but one coincide.
         if own <= 1e-12 * size:
             raise ValueError(f"{name} has no structure among its {n} samples: its HSIC_1 with itself is zero.")
     return (sums[0] / sums[1:].prod().sqrt()).item()
