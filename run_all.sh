@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs the notebooks, or with --test the linters and the tests. `./run_all.sh --help` tells more.
+# Sets up what is missing, then runs the notebooks, or with --test the linters and the tests. See ./run_all.sh --help
 set -euo pipefail
 
 ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -25,8 +25,8 @@ Options:
   --publish                        write the executed notebooks and figures to where they are committed
   --help                           this text
 
-It works from any directory. On first use it makes .venv beside this script; later calls use it again. An activated conda or
-virtual environment that holds the package (pip install -c constraints.txt -e '.[dev]') is used as it is.
+It works from any directory. On first use it makes .venv beside this script; later calls use it again. An activated
+conda or virtual environment that holds the package (pip install -c constraints.txt -e '.[dev]') is used as it is.
 
 Output:  figures/<scale>/ (SVG, PNG and the plotted numbers as CSV) and runs/ (trained networks, executed notebooks).
          A second call repeats only what has changed.
@@ -42,8 +42,8 @@ die() {
     exit 1
 }
 
-# The Python at $1 is new enough, imports kd_lib from this checkout and has the distribution installed. -I: whatever lies in the
-# working directory or on PYTHONPATH does not count.
+# The Python at $1 is new enough, imports kd_lib from this checkout and has the distribution installed. -I: whatever
+# lies in the working directory or on PYTHONPATH does not count.
 holds_package() {
     "$1" -I - "$ROOT" "$PACKAGE" >/dev/null 2>&1 <<'PYTHON'
 import importlib.metadata, importlib.util, os, sys
@@ -67,7 +67,8 @@ PYTHON
 }
 
 venv_is_ready() {
-    [ -f "$STAMP" ] && [ "$(wanted_stamp "$VENV/bin/python" 2>/dev/null)" = "$(cat "$STAMP")" ] && holds_package "$VENV/bin/python"
+    [ -f "$STAMP" ] && [ "$(wanted_stamp "$VENV/bin/python" 2>/dev/null)" = "$(cat "$STAMP")" ] &&
+        holds_package "$VENV/bin/python"
 }
 
 # Prints the first Python on PATH that can make the environment.
@@ -82,7 +83,8 @@ if sys.version_info < (3, 11):
 try:
     import ensurepip, venv
 except ImportError as error:
-    sys.exit("has no %s module (on Debian and Ubuntu: apt install python%d.%d-venv)" % ((error.name,) + sys.version_info[:2]))
+    missing = (error.name,) + sys.version_info[:2]
+    sys.exit("has no %s module (on Debian and Ubuntu: apt install python%d.%d-venv)" % missing)
 ' 2>&1)" && {
             printf '%s\n' "$path"
             return
@@ -93,8 +95,8 @@ except ImportError as error:
   There is no Python at all.}"
 }
 
-# Holds descriptor 9 locked until this script closes it. pip inherits it: should this script be killed, the next one waits until
-# that pip has ended too.
+# Holds descriptor 9 locked until this script closes it. pip inherits it: should this script be killed, the next one
+# waits until that pip has ended too.
 lock() {
     exec 9>"$ROOT/.venv.lock" || die "cannot write to $ROOT"
     "$1" -I -c '
@@ -116,15 +118,15 @@ install() { # into $VENV, which is made with the Python at $1 if it is not there
     set -m
     {
         [ -x "$VENV/bin/python" ] || "$1" -I -m venv "$VENV" || exit
-        # --no-compile: compiling everything takes as long as all the rest; Python compiles what is used when it is first used.
-        exec "$VENV/bin/python" -I -m pip install --no-input --disable-pip-version-check --progress-bar off --no-compile \
-            -c constraints.txt -e '.[dev]'
+        # --no-compile: compiling everything takes as long as all the rest; Python compiles what is used on first use.
+        exec "$VENV/bin/python" -I -m pip install --no-input --disable-pip-version-check --progress-bar off \
+            --no-compile -c constraints.txt -e '.[dev]'
     } >"$LOG" 2>&1 </dev/null &
     pid=$!
     set +m
-    trap 'kill -TERM -- "-$pid" 2>/dev/null; echo "Stopped; the next call starts the set-up again." >&2; exit 130' INT TERM HUP
+    trap 'kill -TERM -- "-$pid" 2>/dev/null; echo "Stopped; the next call sets up again." >&2; exit 130' INT TERM HUP
     while kill -0 "$pid" 2>/dev/null; do
-        sleep 1
+        sleep 0.2
         if [ "$SECONDS" -ge "$beat" ]; then
             printf '  %4d s  %s\n' $((SECONDS - start)) "$(progress)"
             beat=$((beat + 10))
@@ -139,9 +141,9 @@ install() { # into $VENV, which is made with the Python at $1 if it is not there
 
 progress() { # what is being done now, in a line
     if grep -q '^Installing collected' "$LOG"; then
-        echo "$(ls -d "$VENV"/lib/python*/site-packages/*.dist-info | wc -l) of $(grep -c == constraints.txt) packages installed"
+        echo "$(ls -d "$VENV"/lib/python*/site-packages/*.dist-info | wc -l) of about 160 packages installed"
     else
-        grep -E '^ *(Collecting|Downloading|Using cached|Processing|Requirement|Building)' "$LOG" | tail -n 1 | cut -c 1-90 ||
+        grep -E '^ *(Collecting|Downloading|Processing|Requirement|Building)' "$LOG" | tail -n 1 | cut -c 1-90 ||
             echo "making an empty environment"
     fi
 }
@@ -156,7 +158,8 @@ set_up() {
             echo "Bringing .venv up to date with pyproject.toml and constraints.txt ..."
         else
             clear_place
-            echo "Setting up .venv with $("$base" --version) ($base): about 2 minutes and 2 GB, more where torch comes with CUDA ..."
+            echo "Setting up .venv with $("$base" --version) ($base) ..."
+            echo "  about 2 minutes and 2 GB; more where torch comes with CUDA"
             mkdir "$VENV"
         fi
         touch "$UNFINISHED"

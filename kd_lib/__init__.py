@@ -19,7 +19,7 @@ _HOMES = {
 }
 _MODULES = ("data", "figures", "losses", "metrics", "models", "cost", "tables")
 
-__all__ = ["METHODS", "DATASETS", "MODELS", "Run", "ensure", "load", "protocol", *_MODULES]  # noqa: PLE0604, RUF022
+__all__ = ["METHODS", "DATASETS", "MODELS", "Run", "ensure", "load", "protocol", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

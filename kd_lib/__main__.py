@@ -17,11 +17,17 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m kd_lib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("notebooks", help="train what is missing, execute the notebooks (what ./run_all.sh does)")
-    commands.add_parser("plan", help="what the notebooks need: runs in the store or new, time, disk; takes --scale, --only, -p")
+    commands.add_parser(
+        "plan", help="what the notebooks need: runs in the store or new, time, disk; takes --scale, --only, -p"
+    )
     run = commands.add_parser("run", help="train one run, or show it if it is done")
-    run.add_argument("run", help="a run's key (or its first digits), a JSON file, or JSON: '{\"network\": \"resnet20\"}'")
+    run.add_argument(
+        "run", help='a run\'s key (or its first digits), a JSON file, or JSON: \'{"network": "resnet20"}\''
+    )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    run.add_argument("--threads", type=int, default=1, help="default 1; results are bit-identical for equal numbers only")
+    run.add_argument(
+        "--threads", type=int, default=1, help="default 1; results are bit-identical for equal numbers only"
+    )
     commands.add_parser("verify", help="re-hash every finished run; exit code 1 if one is damaged")
     commands.add_parser("doctor", help="versions, torchvision's health, processor, memory, disk, data found")
     speed = commands.add_parser("benchmark", help="images a second of a distillation step: a plain loop against ours")

@@ -21,7 +21,12 @@ Step = Callable[[], None]
 
 
 def throughput(
-    *, student: str = "resnet20", teacher: str = "resnet56", batch_size: int = 64, rounds: int = 20, device: str = "auto"
+    *,
+    student: str = "resnet20",
+    teacher: str = "resnet56",
+    batch_size: int = 64,
+    rounds: int = 20,
+    device: str = "auto",
 ) -> dict[str, float]:
     """Images a second at 3x32x32, 100 classes; medians over `rounds` steps of each loop taken in turns.
 

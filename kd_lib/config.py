@@ -100,7 +100,9 @@ class Run(Strict):
             raise ConfigError(str(unknown("teacher policy", self.policy, POLICIES)))
         if (self.method == "alone") != (self.teacher is None):
             raise ConfigError(f"method {self.method!r} needs {'no' if self.teacher else 'a'} teacher")
-        if self.teacher and any(getattr(self, f) != getattr(self.teacher, f) for f in ("data", "data_settings", "split")):
+        if self.teacher and any(
+            getattr(self, f) != getattr(self.teacher, f) for f in ("data", "data_settings", "split")
+        ):
             raise ConfigError("student and teacher need the same data, data_settings and split")
         try:
             _check_network(self.network)
@@ -169,7 +171,7 @@ class Run(Strict):
 
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "digits100": {"epochs": 10, "lr": 0.1, "schedule": "one_cycle"},
+    "digits100": {"epochs": 8, "lr": 0.2, "schedule": "one_cycle"},
     "cifar100": {},
     "svhn": {},
 }

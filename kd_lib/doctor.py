@@ -11,7 +11,17 @@ import torch
 from kd_lib import data, hardware, torchvision_shim
 from kd_lib.paths import data_folder, store_root
 
-PACKAGES = ("torch", "torchvision", "transformers", "datasets", "numpy", "scikit-learn", "matplotlib", "seaborn", "papermill")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "numpy",
+    "scikit-learn",
+    "matplotlib",
+    "seaborn",
+    "papermill",
+)
 
 
 def report() -> str:

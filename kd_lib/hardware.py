@@ -26,7 +26,9 @@ def find_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
     if not present[kind]:
-        raise RuntimeError(f"device {name!r} is not available here; available: {', '.join(k for k in present if present[k])}")
+        raise RuntimeError(
+            f"device {name!r} is not available here; available: {', '.join(k for k in present if present[k])}"
+        )
     return torch.device(name)
 
 
@@ -57,14 +59,15 @@ def place(network: nn.Module, device: torch.device) -> nn.Module:
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of giving them back to the kernel after every operation.
 
-    A training step frees and takes the same activations again and again; by default each taking of more than 32 MiB, and often
-    of less, is a new mapping whose pages the kernel must clear. A no-op elsewhere than on Linux with glibc.
+    A training step frees and takes the same activations again and again; by default many of these are new mappings, whose pages
+    the kernel must clear. A no-op elsewhere than on Linux with glibc.
     """
-    trim_threshold, mmap_threshold = -1, -3  # names of mallopt's options in malloc.h
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of mallopt's options in malloc.h
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
+        libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
+        libc.mallopt(trim_threshold, -1)
+        libc.mallopt(top_pad, 64 << 20)
 
 
 def describe(device: torch.device, precision: str) -> dict[str, str | int]:

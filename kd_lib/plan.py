@@ -140,7 +140,10 @@ def _megabytes(run: Run) -> float:
 def describe(steps: list[Step], jobs: int | None = None) -> str:
     """The plan as a table for people: state, expected time, size and label of each run, then the totals."""
     jobs = jobs or default_jobs()
-    rows = [f"{step.state:10} {clock(step.seconds):>12}  {step.megabytes:7.1f} MB  {step.key}  {step.label}" for step in steps]
+    rows = [
+        f"{step.state:10} {clock(step.seconds):>12}  {step.megabytes:7.1f} MB  {step.key}  {step.label}"
+        for step in steps
+    ]
     missing = [step for step in steps if step.state != "done"]
     wall = max([sum(step.seconds for step in missing) / jobs, *(step.seconds for step in missing)], default=0.0)
     total = (
@@ -165,7 +168,12 @@ def ensure(wanted: Iterable, **options) -> list[Result]:
 
 
 def execute(
-    wanted: Iterable, *, jobs: int | None = None, threads: int = 1, device: str = "auto", executor: Executor | None = None
+    wanted: Iterable,
+    *,
+    jobs: int | None = None,
+    threads: int = 1,
+    device: str = "auto",
+    executor: Executor | None = None,
 ) -> None:
     """Train what is missing, teachers before students, the rest side by side in processes of their own.
 

@@ -31,7 +31,9 @@ class Progress:
     def __init__(self, every: float = 30.0):
         self.every, self.shown, self.handle = every, 0.0, None
         sparse = os.environ.get("KD_PROGRESS") == "sparse"
-        self.form = "sparse" if sparse else "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "sparse"
+        self.form = (
+            "sparse" if sparse else "notebook" if _in_notebook() else "terminal" if sys.stderr.isatty() else "sparse"
+        )
 
     def show(self, line: str, *, last: bool = False) -> None:
         """Show the line; the last one always appears and stays."""

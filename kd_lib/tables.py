@@ -11,9 +11,10 @@ from kd_lib.runs import Result
 def summary(results: Iterable[Result]) -> pd.DataFrame:
     """One row a run: what it was, how good it is, and how alike it is to its teacher.
 
-    Columns: network, teacher, method, seed, `settings` as columns of their own; parameters and teacher_parameters (numbers, not
-    megabytes); accuracy (percent, last epoch), train_accuracy, teacher_accuracy, sharpness, teacher_sharpness, gap (raw), gap_tempered (at the method's own temperatures), kl and kl_4
-    (temperature 1 and 4), agreement, loyalty, cka_embedding, cka_logits, seconds, key.
+    Columns: network, teacher, method, seed, the run's `settings` by name, parameters and teacher_parameters (numbers, not
+    megabytes); accuracy (percent, last epoch), train_accuracy, teacher_accuracy; sharpness and teacher_sharpness; gap (raw) and
+    gap_tempered (at the method's own temperatures); kl and kl_4 (temperature 1 and 4); agreement and loyalty (0 to 1);
+    cka_embedding, cka_logits; seconds, key.
     """
     return pd.DataFrame([_row(result) for result in results])
 

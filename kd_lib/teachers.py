@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kd_lib import losses
 from kd_lib.adapters import Houlsby
-from kd_lib.shapes import Batch, Outputs
+from kd_lib.shapes import Outputs
 
 Forward = Callable[[nn.Module, Tensor], Outputs]
 

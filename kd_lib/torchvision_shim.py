@@ -1,9 +1,10 @@
 """Lets `import torchvision` and `import transformers` work beside a CPU-only torch.
 
-PyPI's torchvision for Linux is a CUDA build. Beside a CPU-only torch its C++ library cannot be loaded, so the operators that
-the library would register do not exist, and the package stops at `operator torchvision::nms does not exist`. Transformers
-imports torchvision where it finds one, and stops with it. Networks, transforms and data sets need none of these operators:
-two schemas are enough for the import, and they promise nothing, for an operator without a kernel cannot be called.
+PyPI's torchvision for Linux is a CUDA build. Beside a CPU-only torch its C++ library cannot be loaded, so the operators
+that the library would register do not exist, and the package stops at `operator torchvision::nms does not exist`.
+Transformers imports torchvision where it finds one, and stops with it. Networks, transforms and data sets need none of
+these operators: two schemas are enough for the import, and they promise nothing, for an operator without a kernel
+cannot be called.
 
 Call `repair()` before the first import of torchvision or transformers.
 """
@@ -25,9 +26,9 @@ SCHEMAS = (
 def repair() -> bool:
     """Declare the operators that torchvision's import asks for, where its own C++ library cannot.
 
-    On a healthy install, and where there is no torchvision, nothing is declared. After a repair the operators have a schema and
-    no kernel: `torchvision.ops.nms` raises torchvision's own RuntimeError (custom C++ ops could not be loaded), and
-    `torch.ops.torchvision.nms` a NotImplementedError.
+    On a healthy install, and where there is no torchvision, nothing is declared. After a repair the operators have a
+    schema and no kernel: `torchvision.ops.nms` raises torchvision's own RuntimeError (custom C++ ops could not be
+    loaded), and `torch.ops.torchvision.nms` a NotImplementedError.
 
     Returns:
         Whether operators were declared. Later calls in a process repeat the first answer.

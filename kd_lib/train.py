@@ -18,7 +18,7 @@ from kd_lib import metrics, models
 from kd_lib.config import Run
 from kd_lib.data import ImageData
 from kd_lib.data.batches import augment, epoch_order, normalise
-from kd_lib.hardware import autocast, place
+from kd_lib.hardware import autocast, keep_freed_memory, place
 from kd_lib.methods import Method
 from kd_lib.shapes import Batch, Outputs
 from kd_lib.teachers import Teacher
@@ -105,6 +105,7 @@ def start(
         memory: the teacher's outputs for every training image, used in place of computing them.
         test_memory: the unmoved teacher's outputs for the test part.
     """
+    keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         student = models.build(run.network, n_classes=data.n_classes, in_channels=data.in_channels)

@@ -29,7 +29,7 @@ def repeatable() -> None:
     """Each test starts from the same random state, whichever ran before it, on one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     random.seed(0)
 
 

@@ -26,7 +26,13 @@ def test_a_slip_is_refused_with_the_nearest_name(change, nearest):
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": "3"}, {"epochs": 0}, {"lr": -1.0}, {"settings": {"tau": "4"}}, {"settings": {"rank": 2.5}, "method": "pesf_kd"}],
+    [
+        {"epochs": "3"},
+        {"epochs": 0},
+        {"lr": -1.0},
+        {"settings": {"tau": "4"}},
+        {"settings": {"rank": 2.5}, "method": "pesf_kd"},
+    ],
 )
 def test_a_wrong_value_is_refused(change):
     with pytest.raises(ConfigError):
@@ -84,4 +90,4 @@ def test_the_default_is_the_papers_protocol():
     assert (run.epochs, run.batch_size, run.lr, run.momentum, run.weight_decay) == (240, 64, 0.05, 0.9, 5e-4)
     assert [round(m * run.epochs) for m in run.milestones] == [150, 180, 210]
     assert protocol("digits100", epochs=3, lr=None)["epochs"] == 3
-    assert protocol("digits100", lr=None)["lr"] == 0.1
+    assert protocol("digits100", lr=None)["lr"] == 0.2

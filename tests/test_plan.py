@@ -110,7 +110,9 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
     script += "if __name__ == '__main__': plan.execute([Run.model_validate_json(sys.argv[1])], jobs=2)"
     path = tmp_path / "main.py"
     path.write_text(script)
-    process = subprocess.Popen([sys.executable, str(path), run.model_dump_json()], stderr=subprocess.PIPE, env={**os.environ})
+    process = subprocess.Popen(
+        [sys.executable, str(path), run.model_dump_json()], stderr=subprocess.PIPE, env={**os.environ}
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "work" / run.key / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -30,7 +30,10 @@ def train(run, folder: Path) -> subprocess.Popen:
 
 def digests(folder: Path, run) -> dict[str, str]:
     done = folder / "done" / run.key
-    return {name: hashlib.sha256((done / name).read_bytes()).hexdigest() for name in ("weights.safetensors", "outputs.safetensors")}
+    return {
+        name: hashlib.sha256((done / name).read_bytes()).hexdigest()
+        for name in ("weights.safetensors", "outputs.safetensors")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,9 @@ def test_load_never_trains_and_names_the_command():
         recall("zz")
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "outputs.safetensors", "metrics.jsonl", "config.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "outputs.safetensors", "metrics.jsonl", "config.json", "manifest.json"]
+)
 def test_damage_is_named_set_aside_and_made_again(name):
     run = student("kd", seed=5)
     before = ensure(run).manifest

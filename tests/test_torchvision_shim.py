@@ -1,4 +1,4 @@
-"""The shim on broken and healthy installs: stub packages that register operators as torchvision does, and the real one here."""
+"""The shim on broken and healthy installs: stubs that register operators as torchvision does, and the real one here."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ def meta_nms(dets, scores, iou_threshold):
 def meta_qnms(dets, scores, iou_threshold):
     return scores.new_empty(0)
 """
-# What the C++ library of a healthy install does when it is loaded. Declaring an operator that exists already is an error.
+# What the C++ library of a healthy install does when it is loaded. Declaring an operator twice is an error.
 OPERATORS = """
 import torch
 
@@ -102,7 +102,9 @@ except NotImplementedError as error:
 
 
 def test_repair_is_a_no_op_on_a_healthy_install(healthy: Path) -> None:
-    code = f"import torch\nfrom kd_lib.torchvision_shim import repair\nprint(repair())\nimport torchvision\nprint({CALL})"
+    code = (
+        f"import torch\nfrom kd_lib.torchvision_shim import repair\nprint(repair())\nimport torchvision\nprint({CALL})"
+    )
     assert output(code, healthy).splitlines() == ["False", "tensor([7])"]
 
 
@@ -124,7 +126,9 @@ print(torchvision_shim.repair(), hasattr(torch.ops.torchvision, "nms"))
 
 def test_other_errors_of_torchvision_are_not_hidden(tmp_path: Path) -> None:
     folder = stub(tmp_path, library=None, body=FAKE_KERNELS + "raise OSError('no libjpeg')")
-    assert "no libjpeg" in run("from kd_lib.torchvision_shim import repair\nrepair()\nimport torchvision", folder).stderr
+    assert (
+        "no libjpeg" in run("from kd_lib.torchvision_shim import repair\nrepair()\nimport torchvision", folder).stderr
+    )
 
 
 REAL = """
@@ -137,7 +141,10 @@ print(tuple(resnet18().eval()(torch.zeros(1, 3, 32, 32)).shape))
 
 
 def test_real_torchvision_and_transformers_work_after_repair() -> None:
-    assert output(REAL + "from transformers import BertModel\nprint(BertModel.__name__)").splitlines() == ["(1, 1000)", "BertModel"]
+    assert output(REAL + "from transformers import BertModel\nprint(BertModel.__name__)").splitlines() == [
+        "(1, 1000)",
+        "BertModel",
+    ]
 
 
 def test_real_broken_torchvision_explains_itself_when_an_operator_is_called() -> None:

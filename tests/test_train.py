@@ -38,9 +38,7 @@ def session(run, images, teacher, precision="fp32", memory=None) -> Session:
     if run.teacher is None:
         return start(run, images, device=CPU, precision=precision)
     test = predict(teacher, images.test_x, images, precision=precision)
-    return start(
-        run, images, device=CPU, precision=precision, teacher_network=teacher, memory=memory, test_memory=test
-    )
+    return start(run, images, device=CPU, precision=precision, teacher_network=teacher, memory=memory, test_memory=test)
 
 
 def weights(module):
@@ -71,7 +69,9 @@ def test_only_what_should_move_moves(method, images, teacher):
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_thirty_steps_lower_the_loss(method, images, teacher):
-    run = Run(network="resnet8-w2", **{k: getattr(TEACHER, k) for k in ("data", "data_settings")}, epochs=6, batch_size=40)
+    run = Run(
+        network="resnet8-w2", **{k: getattr(TEACHER, k) for k in ("data", "data_settings")}, epochs=6, batch_size=40
+    )
     run = run.replace(schedule="one_cycle", lr=0.05)
     run = run if method == "alone" else run.replace(method=method, teacher=TEACHER)
     losses = [row["loss"] for row in train(session(run, images, teacher))]

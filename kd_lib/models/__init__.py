@@ -39,8 +39,8 @@ def build(name: str, *, n_classes: int = 100, in_channels: int = 3) -> nn.Module
         n_classes: outputs of the classifier.
         in_channels: 1 for grey images, 3 for colour.
     Returns:
-        A network in training mode; `forward(x) -> Outputs`, `classifier: nn.Linear`, `stage_channels`, a tuple that matches
-        `Outputs.maps`.
+        A network in training mode with `forward(x) -> Outputs`, `classifier: nn.Linear`, and `stage_channels`, the
+        channels of each of `Outputs.maps`.
     Raises:
         ValueError: no family has this name, or the family has no such depth; the message holds the nearest.
     """

@@ -4,8 +4,8 @@ Folding: a frozen network's batch norm is a fixed affine map per channel, so the
 
     BN(W * x + b) = W' * x + b',   W' = W gamma / sqrt(var + eps),   b' = (b - mean) gamma / sqrt(var + eps) + beta
 
-which saves one pass over every map. A family writes `ConvBN` where a batch norm directly follows a convolution, and needs no
-folding code of its own.
+which saves one pass over every map. A family writes `ConvBN` where a batch norm directly follows a convolution, and
+needs no folding code of its own.
 """
 
 import copy
@@ -57,8 +57,9 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def initialise(model: nn.Module) -> None:
-    """CRD's protocol: convolutions Kaiming-normal over fan-out (ReLU gain), their biases 0; batch norms 1 and 0; linear layers torch's default.
+    """CRD's protocol: Kaiming-normal convolutions, batch norms that start as the identity.
 
+    Convolutions: fan-out, ReLU gain, biases 0. Batch norms: weight 1, bias 0. Linear layers: torch's default.
     Random numbers come from torch's global generator: the same `torch.manual_seed` gives the same weights.
     """
     for module in model.modules():
@@ -86,7 +87,7 @@ def read_out(maps: Sequence[Tensor], classifier: nn.Linear) -> Outputs:
 
 
 def blocks_per_stage(family: str, depth: int, *, layers_outside: int) -> int:
-    """n of a three-stage network of depth 6n + `layers_outside` (two layers a block; the rest are stem, classifier, shortcuts).
+    """The n of a network of depth 6n + `layers_outside`: three stages, n blocks a stage, two layers a block.
 
     Args:
         family: its name with `{}` for the depth, to say in the error which neighbours exist.
@@ -100,4 +101,6 @@ def blocks_per_stage(family: str, depth: int, *, layers_outside: int) -> int:
         return n
     neighbours = [6 * m + layers_outside for m in ((n, n + 1) if n >= 1 else (1,))]
     nearest = " and ".join(family.format(neighbour) for neighbour in neighbours)
-    raise ValueError(f"{family.format(depth)!r}: the depth must be 6n + {layers_outside} with n >= 1. Nearest: {nearest}.")
+    raise ValueError(
+        f"{family.format(depth)!r}: the depth must be 6n + {layers_outside} with n >= 1. Nearest: {nearest}."
+    )

@@ -1,12 +1,12 @@
 """ResNets for small images: resnet20, resnet20-w32, resnet8x4.
 
-A 3x3 stem, three stages of n basic blocks (depth 6n + 2), the second and third stage at half the size of the one before.
+A 3x3 stem, three stages of n basic blocks (depth 6n + 2), the second and third at half the size of the one before.
 A shortcut is a 1x1 convolution with batch norm where the shape changes, and the identity elsewhere.
 Source: He et al. 2016, section 4.2, with CRD's shortcuts (Tian et al. 2020): parameter counts of METHODS section 6.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kd_lib.models.fold import ConvBN, blocks_per_stage, initialise, read_out
 from kd_lib.shapes import Outputs
@@ -56,13 +56,14 @@ class ResNet(nn.Module):
 
 
 def resnet(depth: int, *, n_classes: int, in_channels: int) -> ResNet:
-    """`resnet20`: stages of 16, 32, 64 channels."""
-    return resnet_w(depth, 16, n_classes=n_classes, in_channels=in_channels)
+    """`resnet20`: stages of 16, 32, 64 channels, the stem 16 wide."""
+    n = blocks_per_stage("resnet{}", depth, layers_outside=2)
+    return ResNet(n, 16, (16, 32, 64), n_classes, in_channels)
 
 
 def resnet_w(depth: int, width: int, *, n_classes: int, in_channels: int) -> ResNet:
     """`resnet20-w32`: stages of 32, 64, 128 channels, the stem as wide as the first stage."""
-    n = blocks_per_stage(f"resnet{{}}-w{width}" if width != 16 else "resnet{}", depth, layers_outside=2)
+    n = blocks_per_stage(f"resnet{{}}-w{width}", depth, layers_outside=2)
     return ResNet(n, width, (width, 2 * width, 4 * width), n_classes, in_channels)
 
 

@@ -1,12 +1,12 @@
 """VGG with batch norm for small images: vgg8 and vgg13.
 
-Five stages of 3x3 convolutions with 64, 128, 256, 512, 512 channels; max pooling by 2 after each of the first three, none
-between the last two (32, 16, 8, 4, 4 pixels for 32x32 images), then a global average instead of hidden linear layers.
+Five stages of 3x3 convolutions with 64, 128, 256, 512, 512 channels; max pooling by 2 after each of the first three,
+none between the last two (32, 16, 8, 4, 4 pixels for 32x32 images), then a global average and one linear layer.
 Source: Simonyan and Zisserman 2015, in the form CRD uses; convolutions keep their biases.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kd_lib.errors import unknown
 from kd_lib.models.fold import ConvBN, initialise, read_out
@@ -48,7 +48,9 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Outputs:
         """Raises ValueError where an image is too small to be halved three times."""
         if min(x.shape[2:]) < SMALLEST:
-            raise ValueError(f"images of {x.shape[2]}x{x.shape[3]} are too small for a VGG: at least {SMALLEST} pixels a side.")
+            raise ValueError(
+                f"images of {x.shape[2]}x{x.shape[3]} are too small for a VGG: at least {SMALLEST} pixels a side."
+            )
         maps = []
         for i, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if 1 <= i <= 3 else x)
@@ -57,7 +59,7 @@ class VGG(nn.Module):
 
 
 def vgg(depth: int, *, n_classes: int, in_channels: int) -> VGG:
-    """`vgg8`, `vgg13`: depth counts five stages' convolutions and three layers that CRD's form reduces to one classifier."""
+    """`vgg8`, `vgg13`: the depth counts the convolutions and the three linear layers of the original, here one."""
     if depth not in CONVOLUTIONS_PER_STAGE:
         raise unknown("network", f"vgg{depth}", [f"vgg{known}" for known in CONVOLUTIONS_PER_STAGE])
     return VGG(CONVOLUTIONS_PER_STAGE[depth], n_classes, in_channels)

@@ -1,11 +1,11 @@
 """Wide ResNets: wrn-16-2 has depth 16 (6n + 4) and stages of 2 x (16, 32, 64) channels.
 
-Pre-activation: batch norm and ReLU come before a convolution, the sum of a block is left as it is, and one last batch norm and
-ReLU close the network. Source: Zagoruyko and Komodakis 2016, without dropout, as CRD uses them.
+Pre-activation: batch norm and ReLU come before a convolution, the sum of a block is left as it is, and one last batch
+norm and ReLU close the network. Source: Zagoruyko and Komodakis 2016, without dropout, as CRD uses them.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kd_lib.models.fold import ConvBN, blocks_per_stage, initialise, read_out
 from kd_lib.shapes import Outputs
@@ -51,7 +51,9 @@ class WideResNet(nn.Module):
         self.stages = nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((16, *self.stage_channels), self.stage_channels, strict=False)):
             first = PreActivationBlock(c_in, c_out, stride=1 if i == 0 else 2)
-            self.stages.append(nn.Sequential(first, *(PreActivationBlock(c_out, c_out, stride=1) for _ in range(n - 1))))
+            self.stages.append(
+                nn.Sequential(first, *(PreActivationBlock(c_out, c_out, stride=1) for _ in range(n - 1)))
+            )
         self.bn = nn.BatchNorm2d(self.stage_channels[-1])
         self.classifier = nn.Linear(self.stage_channels[-1], n_classes)
         initialise(self)
