@@ -1,6 +1,7 @@
 """`python -m kd_lib`: notebooks, plan, run, verify, doctor, benchmark."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -88,13 +89,11 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    import torch
-
     from kd_lib.benchmark import throughput
     from kd_lib.plan import default_jobs
 
-    torch.set_num_threads(arguments.threads or default_jobs())
-    rates = throughput(student=arguments.student, teacher=arguments.teacher, rounds=arguments.rounds)
+    threads = arguments.threads or default_jobs()
+    rates = throughput(student=arguments.student, teacher=arguments.teacher, rounds=arguments.rounds, threads=threads)
     for name, value in rates.items():
         print(f"{name:12} {value:8.2f} times" if "/" in name else f"{name:12} {value:8.0f} images/s")
     return 0
@@ -109,5 +108,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(_say("\nstopped; run the same command again to go on: finished runs and checkpoints are kept", 130))

@@ -1,12 +1,15 @@
 """Throughput of a distillation step: a plain loop against ours, in one run, in turns.
 
-The plain loop is what a first implementation does: fp32, default memory order, teacher under `no_grad`, one optimiser step.
-Ours is `train.loss_terms` as every run uses it.
+The plain loop is what a first implementation does: fp32, default memory order, teacher under `no_grad`, torch's default settings.
+Ours is `train.loss_terms` as every run uses it. Each loop has a process of its own, since ours changes how its process
+allocates memory; they take turns, step by step, so that a busy neighbour slows all alike.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import torch
 from torch.nn import functional as F
@@ -18,6 +21,7 @@ from kd_lib.shapes import Batch
 from kd_lib.train import Session, loss_terms, start
 
 Step = Callable[[], None]
+WARM_UP = 3  # the first steps choose kernels and take memory
 
 
 def throughput(
@@ -26,6 +30,7 @@ def throughput(
     teacher: str = "resnet56",
     batch_size: int = 64,
     rounds: int = 20,
+    threads: int = 1,
     device: str = "auto",
 ) -> dict[str, float]:
     """Images a second at 3x32x32, 100 classes; medians over `rounds` steps of each loop taken in turns.
@@ -33,26 +38,41 @@ def throughput(
     Returns:
         "plain" (fp32), "fp32" (ours without bf16), "ours", and their ratios "fp32/plain" and "ours/plain".
     """
+    context = multiprocessing.get_context("spawn")
+    ends, workers = {}, []
+    for name in ("plain", "fp32", "ours"):
+        ends[name], theirs = context.Pipe()
+        arguments = (theirs, name, student, teacher, batch_size, threads, device)
+        workers.append(context.Process(target=_serve, args=arguments, daemon=True))
+        workers[-1].start()
+    seconds: dict[str, list[float]] = {name: [] for name in ends}
+    for round_ in range(rounds + WARM_UP):
+        for name, end in ends.items():
+            end.send(True)
+            took = end.recv()
+            if round_ >= WARM_UP:
+                seconds[name].append(took)
+    for worker in workers:
+        worker.terminate()
+    rate = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
+    return rate | {f"{name}/plain": rate[name] / rate["plain"] for name in ("fp32", "ours")}
+
+
+def _serve(end: Connection, name: str, student: str, teacher: str, batch_size: int, threads: int, device: str) -> None:
+    """Take one step whenever asked, and answer with the seconds it took."""
+    torch.set_num_threads(threads)
     place = hardware.find_device(device)
     torch.manual_seed(0)
     x = torch.randint(0, 256, (batch_size, 3, 32, 32), dtype=torch.uint8)
     y = torch.arange(batch_size) % 100
-    steps = {
-        "plain": _plain(student, teacher, x, y, place),
-        "fp32": _ours(student, teacher, x, y, place, "fp32"),
-        "ours": _ours(student, teacher, x, y, place, hardware.find_precision("auto", place)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 3):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if place.type == "cuda":
-                torch.cuda.synchronize()
-            if round_ >= 3:  # the first ones choose kernels and take memory
-                seconds[name].append(time.perf_counter() - began)
-    rate = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
-    return rate | {f"{name}/plain": rate[name] / rate["plain"] for name in ("fp32", "ours")}
+    precision = "fp32" if name == "fp32" else hardware.find_precision("auto", place)
+    step = _plain(student, teacher, x, y, place) if name == "plain" else _ours(student, teacher, x, y, place, precision)
+    while end.recv():
+        began = time.perf_counter()
+        step()
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+        end.send(time.perf_counter() - began)
 
 
 def _plain(student: str, teacher: str, x: torch.Tensor, y: torch.Tensor, device: torch.device) -> Step:

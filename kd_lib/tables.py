@@ -1,5 +1,6 @@
 """Tables of many runs: one row a run, every number computed from its stored outputs."""
 
+import math
 from collections.abc import Iterable
 
 import pandas as pd
@@ -66,8 +67,11 @@ def verdict(mean: float, half_width: float, unit: str = "points", digits: int = 
     Args:
         mean, half_width: a mean difference and the half width of its interval, as from `figures.paired_difference`.
     Returns:
-        The number and "higher", "lower", or "undecided" where the interval holds zero (or there is none).
+        The number and "higher", "lower", or "undecided" where the interval holds zero. Without an interval (one seed) the
+        difference is called that of one seed.
     """
+    if not math.isfinite(half_width):
+        return f"{mean:+.{digits}f} {unit} (one seed, no interval)"
     word = "undecided" if not abs(mean) > half_width else "higher" if mean > 0 else "lower"
     return f"{mean:+.{digits}f} ± {half_width:.{digits}f} {unit}, {word}"
 

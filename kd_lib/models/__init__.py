@@ -5,19 +5,17 @@ import re
 from torch import nn
 
 from kd_lib.errors import unknown
+from kd_lib.models import resnet, vgg, wrn
 from kd_lib.models.fold import fold_batchnorm
-from kd_lib.models.resnet import resnet, resnet_w, resnet_x
-from kd_lib.models.vgg import vgg
-from kd_lib.models.wrn import wide_resnet
 
 __all__ = ["EXAMPLES", "MODELS", "build", "fold_batchnorm"]
 
 MODELS = {
-    "resnet{depth}": resnet,
-    "resnet{depth}-w{width}": resnet_w,
-    "resnet{depth}x{factor}": resnet_x,
-    "wrn-{depth}-{factor}": wide_resnet,
-    "vgg{depth}": vgg,
+    "resnet{depth}": resnet.resnet,
+    "resnet{depth}-w{width}": resnet.resnet_w,
+    "resnet{depth}x{factor}": resnet.resnet_x,
+    "wrn-{depth}-{factor}": wrn.wide_resnet,
+    "vgg{depth}": vgg.vgg,
 }
 """A family's name, its numbers in braces, and its builder: builder(depth=20, n_classes=100, in_channels=3)."""
 
