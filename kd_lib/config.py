@@ -53,7 +53,7 @@ def _settings_model(part: type[Method] | type[Teacher]) -> type[BaseModel]:
 
 @lru_cache
 def _check_network(name: str) -> None:
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # a description must not move the generator
         models.build(name)
 
 

@@ -65,9 +65,9 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of mallopt's options in malloc.h
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
-        libc.mallopt(trim_threshold, -1)
-        libc.mallopt(top_pad, 64 << 20)
+        if libc.mallopt(mmap_threshold, 32 << 20):  # the most that glibc takes; the others alone would make it worse
+            libc.mallopt(trim_threshold, -1)
+            libc.mallopt(top_pad, 64 << 20)
 
 
 def describe(device: torch.device, precision: str) -> dict[str, str | int]:

@@ -92,7 +92,8 @@ def _step(run: Run, pace: float) -> Step:
 @lru_cache
 def _shape_cost(network: str, n_classes: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Multiply-adds of one sample's forward pass, number of layers, number of parameters."""
-    built = models.build(network, n_classes=n_classes, in_channels=shape[0])
+    with torch.random.fork_rng(devices=[]):
+        built = models.build(network, n_classes=n_classes, in_channels=shape[0])
     layers = sum(1 for m in built.modules() if not list(m.children()))
     return cost.multiply_adds(built, shape), layers, cost.parameters(built)
 
@@ -163,8 +164,10 @@ def default_jobs() -> int:
 def ensure(wanted: Iterable, **options) -> list[Result]:
     """The results of all wanted runs, in their order; what is missing is trained first, see `execute`."""
     wanted = list(flatten(wanted))
-    execute(wanted, **options)
-    return [runs.load(run) for run in wanted]
+    found = {run.key: runs.find(run) for run in wanted}
+    if None in found.values():
+        execute([run for run in wanted if found[run.key] is None], **options)
+    return [found[run.key] or runs.load(run) for run in wanted]
 
 
 def execute(

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import pandas as pd
+import torch
 
-from kd_lib import cost, metrics
+from kd_lib import cost, metrics, models
 from kd_lib.runs import Result
 
 
@@ -58,7 +60,13 @@ def _beside_teacher(result: Result) -> dict[str, float]:
 
 
 def _parameters(result: Result) -> int:
-    return cost.parameters(result.network())
+    return _count(result.run.network, result.data.n_classes, result.data.in_channels)
+
+
+@lru_cache
+def _count(network: str, n_classes: int, in_channels: int) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return cost.parameters(models.build(network, n_classes=n_classes, in_channels=in_channels))
 
 
 def verdict(mean: float, half_width: float, unit: str = "points", digits: int = 1) -> str:
