@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     text = arguments.run
     try:
-        if Path(text).is_file():
+        if not text.lstrip().startswith("{") and Path(text).is_file():
             text = Path(text).read_text()
         run = Run.model_validate_json(text) if text.lstrip().startswith("{") else runs.recall(text)
     except (ValueError, runs.NotTrained) as error:

@@ -99,7 +99,7 @@ def _shape_cost(network: str, n_classes: int, shape: tuple[int, int, int]) -> tu
 
 
 def work_units(run: Run) -> float:
-    """Work of a run in seconds of a processor that does 30 billion multiply-adds a second in training and 25 microseconds a layer call.
+    """Work of a run, in seconds of a core of 2026: 100 billion multiply-adds a second (bf16) and 75 microseconds a layer call.
 
     Only ratios matter: `plan` scales it by what finished runs took here.
     """
@@ -108,7 +108,7 @@ def work_units(run: Run) -> float:
 
     def seconds(network: str, passes: float) -> float:
         macs, layers, _ = _shape_cost(network, images.n_classes, shape)
-        return passes * (macs * n / 30e9 + layers * 25e-6 * n / run.batch_size)
+        return passes * (macs * n / 100e9 + layers * 75e-6 * n / run.batch_size)
 
     student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(images.test_y) / n
     if run.teacher is None:

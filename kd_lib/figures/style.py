@@ -111,7 +111,7 @@ COLUMN_LABELS = {
     "train_accuracy": "Training accuracy (%)",
     "teacher_accuracy": "Teacher's accuracy (%)",
     "gap": "Sharpness gap (nats)",
-    "gap_tempered": "Gap, own temperatures (nats)",
+    "gap_tempered": "Tempered gap (nats)",
     "sharpness": "Sharpness (nats)",
     "teacher_sharpness": "Teacher's sharpness (nats)",
     "entropy": "Entropy (nats)",
