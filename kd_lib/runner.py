@@ -174,7 +174,7 @@ def _print_list(selection: list[Selected]) -> None:
         print(f"{one.name[:2]}  {files.question(one.notebook)}{cost}")
         for name, value in one.values.items():
             text = f"{name} = {value!r}"
-            print(textwrap.indent(f"{text:40}{one.parameters[name].help}".rstrip(), "      "))
+            print(textwrap.indent(f"{text:38}  {one.parameters[name].help}".rstrip(), "      "))
 
 
 def _collect(selection: list[Selected]) -> "tuple[dict[str, list[Run]], list[str]]":
