@@ -46,8 +46,15 @@ def _readable(error: dict, model: type[BaseModel]) -> str:
 @lru_cache
 def _settings_model(part: type[Method] | type[Teacher]) -> type[BaseModel]:
     """The keyword arguments of a method or policy as a strict model: names, types and defaults come from its signature."""
-    arguments = inspect.signature(part.__init__, eval_str=True).parameters.values()
-    fields = {a.name: (a.annotation, a.default) for a in arguments if a.kind is inspect.Parameter.KEYWORD_ONLY}
+    fields = {}
+    for owner in part.__mro__:
+        if "__init__" not in vars(owner):
+            continue
+        arguments = inspect.signature(owner.__init__, eval_str=True).parameters.values()
+        mine = {a.name: (a.annotation, a.default) for a in arguments if a.kind is inspect.Parameter.KEYWORD_ONLY}
+        fields = {**mine, **fields}
+        if not any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
+            break  # with **common the rest stands in the parent's signature
     return create_model(part.__name__, __base__=Strict, **fields)
 
 
@@ -65,7 +72,10 @@ class Run(Strict):
     Attributes:
         network: what trains, a name in `models.MODELS` ("resnet20", "resnet8-w4", "vgg8").
         data, data_settings, split: the data set; split "validation" keeps the test part unseen.
-        teacher: the run that made the teacher; None for a network trained alone.
+        teacher: the run that made the teacher; None for a network trained alone or among peers.
+        peers: networks that train beside it from scratch, for the methods of policy "peers".
+        start_from: the run whose trained weights it starts with; None starts from fresh ones.
+        stop_after: stop after so many of its `epochs`, the schedule unchanged: the same run, caught early.
         method: a preset in `methods.METHODS`.
         policy: who moves; None takes the preset's.
         settings: changed hyper-parameters of method and policy by name; one that both have goes to both.
@@ -80,6 +90,9 @@ class Run(Strict):
     data_settings: dict[str, Any] = {}
     split: Literal["test", "validation"] = "test"
     teacher: "Run | None" = None
+    peers: tuple[str, ...] = Field((), strict=False)  # JSON has lists only
+    start_from: "Run | None" = None
+    stop_after: int | None = Field(None, ge=1)
     method: str = "alone"
     policy: str | None = None
     settings: dict[str, Any] = {}
@@ -98,17 +111,39 @@ class Run(Strict):
             raise ConfigError(str(unknown("method", self.method, METHODS)))
         if self.policy is not None and self.policy not in POLICIES:
             raise ConfigError(str(unknown("teacher policy", self.policy, POLICIES)))
-        if (self.method == "alone") != (self.teacher is None):
+        among_peers = self.policy_type.from_scratch
+        if (self.method_type.needs_teacher and not among_peers) != (self.teacher is not None):
             raise ConfigError(f"method {self.method!r} needs {'no' if self.teacher else 'a'} teacher")
-        if self.teacher and any(
-            getattr(self, f) != getattr(self.teacher, f) for f in ("data", "data_settings", "split")
-        ):
-            raise ConfigError("student and teacher need the same data, data_settings and split")
+        if among_peers != bool(self.peers):
+            raise ConfigError(f"method {self.method!r} needs {'no peers' if self.peers else 'peers=(network, ...)'}")
+        for parent in self.parents:
+            if any(getattr(self, f) != getattr(parent, f) for f in ("data", "data_settings", "split")):
+                raise ConfigError("a run needs the same data, data_settings and split as its teacher and its start")
+        if self.start_from and self.start_from.network != self.network:
+            raise ConfigError(f"{self.network} cannot start from the weights of {self.start_from.network}")
+        if self.stop_after and self.stop_after > self.epochs:
+            raise ConfigError(f"stop_after={self.stop_after} is beyond the run's {self.epochs} epochs")
         try:
-            _check_network(self.network)
+            for name in (self.network, *self.peers):
+                _check_network(name)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.method_settings, self.policy_settings  # noqa: B018 (raises for a setting nobody has)
+
+    @property
+    def parents(self) -> "tuple[Run, ...]":
+        """The runs that must be finished before this one."""
+        return tuple(parent for parent in (self.teacher, self.start_from) if parent is not None)
+
+    @property
+    def setup_epochs(self) -> int:
+        """Epochs of the method's initialisation phase, before the run's own."""
+        return self.method_settings.get("setup_epochs", self.method_type.setup_epochs)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs that are trained: `setup_epochs`, then `epochs` or, where it stops early, `stop_after`."""
+        return self.setup_epochs + (self.stop_after or self.epochs)
 
     @property
     def method_type(self) -> type[Method]:
@@ -141,26 +176,34 @@ class Run(Strict):
 
     @cached_property
     def key(self) -> str:
-        """16 hex digits: hash of the description without defaults, the teacher's key and the data's content."""
+        """16 hex digits: hash of the description without defaults, the parents' keys and the data's content."""
         text = json.dumps(self._canonical(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _canonical(self) -> dict[str, Any]:
-        named = {"data", "data_settings", "teacher", "method", "policy", "settings"}
+        named = {"data", "data_settings", "teacher", "start_from", "method", "policy", "settings"}
         plain = {k: v for k, v in self.model_dump(exclude_defaults=True).items() if k not in named}
         parts = [(self.method_type, self.method_settings)]
+        if self.start_from:
+            plain["start_from"] = self.start_from.key
         if self.teacher:
             plain["teacher"] = self.teacher.key
+        if self.teacher or self.peers:
             parts.append((self.policy_type, self.policy_settings))
         for role, (part, settings) in zip(("method", "policy"), parts, strict=False):
-            defaults = _settings_model(part)().model_dump()
-            plain[role] = [part.__name__, part.version, {k: v for k, v in settings.items() if v != defaults[k]}]
+            fields = _settings_model(part).model_fields
+            changed = {name: value for name, value in settings.items() if value != fields[name].default}
+            plain[role] = [part.__name__, part.version, changed]
         return {**plain, "data": data.fingerprint(self.data, **self.data_settings), "version": VERSION}
 
     @property
     def label(self) -> str:
         """A short name for people, such as "resnet8-w4 pesf_kd from resnet20-w32, tau=2.0, seed 1"."""
-        source = f" {self.method} from {self.teacher.network}" if self.teacher else ""
+        source = "" if self.method == "alone" else f" {self.method}"
+        source += f" from {self.teacher.network}" if self.teacher else ""
+        source += f" with {', '.join(self.peers)}" if self.peers else ""
+        source += f", stopped after {self.stop_after}" if self.stop_after else ""
+        source += f", started from {self.start_from.method}" if self.start_from else ""
         policy = f" x {self.policy}" if self.policy else ""
         changed = "".join(f", {k}={v}" for k, v in self.settings.items())
         return f"{self.network}{source}{policy}{changed}, seed {self.seed}"

@@ -69,8 +69,8 @@ def plan(wanted: Iterable) -> list[Step]:
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
-        if run.teacher is not None:
-            visit(run.teacher)
+        for parent in run.parents:
+            visit(parent)
         ordered.setdefault(run.key, run)
 
     for run in flatten(wanted):
@@ -111,12 +111,12 @@ def work_units(run: Run) -> float:
         return passes * (macs * n / 100e9 + layers * 75e-6 * n / run.batch_size)
 
     student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(images.test_y) / n
-    if run.teacher is None:
-        return run.epochs * student
-    if run.policy_type.backbone_moves:
-        return run.epochs * (student + seconds(run.teacher.network, 3.0))
-    remembered = images.augment == "none" and not run.method_type.needs_maps
-    return run.epochs * (student + (0.0 if remembered else seconds(run.teacher.network, 1.0)))
+    beside = sum(seconds(peer, 3.0) for peer in run.peers)
+    if run.teacher is not None and run.policy_type.backbone_moves:
+        beside += seconds(run.teacher.network, 3.0)
+    elif run.teacher is not None and (images.augment != "none" or run.method_type.needs_live_teacher()):
+        beside += seconds(run.teacher.network, 1.0)
+    return run.total_epochs * run.method_type.views * (student + beside)
 
 
 def _pace() -> float:
@@ -233,11 +233,11 @@ def _drive(steps: list[Step], executor: Executor, device: str, jobs: int = 1) ->
     weight = _time_to_last(steps)
     while waiting or running:
         blocked = {step.key for step in [*waiting.values(), *running.values()]}
-        ready = [s for s in waiting.values() if s.run.teacher is None or s.run.teacher.key not in blocked]
+        ready = [s for s in waiting.values() if not any(parent.key in blocked for parent in s.run.parents)]
         for step in sorted(ready, key=lambda s: -weight[s.key]):
             del waiting[step.key]
-            if step.run.teacher is not None and step.run.teacher.key in failed:
-                failed[step.key] = f"{step.label}: its teacher did not finish"
+            if lost := [parent.label for parent in step.run.parents if parent.key in failed]:
+                failed[step.key] = f"{step.label}: not started, because {lost[0]} did not finish"
             else:
                 running[executor.submit(_train_one, step.run.model_dump_json(), device)] = step
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -260,11 +260,11 @@ def _drive(steps: list[Step], executor: Executor, device: str, jobs: int = 1) ->
 def _time_to_last(steps: list[Step]) -> dict[str, float]:
     """Seconds from a run's start to the end of the longest chain of students that hangs on it: the longest goes first."""
     weight: dict[str, float] = {step.key: step.seconds for step in steps}
+    own = dict(weight)
     for step in reversed(steps):
-        teacher = step.run.teacher
-        if teacher is not None and teacher.key in weight:
-            own = next(s.seconds for s in steps if s.key == teacher.key)
-            weight[teacher.key] = max(weight[teacher.key], own + weight[step.key])
+        for parent in step.run.parents:
+            if parent.key in weight:
+                weight[parent.key] = max(weight[parent.key], own[parent.key] + weight[step.key])
     return weight
 
 
@@ -284,6 +284,6 @@ def _line(steps: list[Step], finished: list[Step], running: Iterable[Step], bega
 def _fraction(step: Step) -> float:
     try:
         with open(store_root() / "work" / step.key / "metrics.jsonl", "rb") as file:
-            return min(1.0, sum(1 for _ in file) / step.run.epochs)
+            return min(1.0, sum(1 for _ in file) / step.run.total_epochs)
     except FileNotFoundError:
         return 0.0

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kd_lib import data, hardware, models, store
 from kd_lib.config import Run
 from kd_lib.data import ImageData
+from kd_lib.methods import Method
 from kd_lib.paths import store_root
 from kd_lib.shapes import Outputs
 from kd_lib.train import Session, predict, predict_teacher, start, train
@@ -91,9 +92,18 @@ class Result:
     def network(self) -> nn.Module:
         """The trained network, on the CPU, in evaluation mode."""
         network = models.build(self.run.network, n_classes=self.data.n_classes, in_channels=self.data.in_channels)
-        weights = load_file(self.folder / "weights.safetensors")
-        network.load_state_dict({k.removeprefix("student."): v for k, v in weights.items() if k.startswith("student.")})
+        network.load_state_dict(self._weights("student."))
         return network.eval()
+
+    def method(self) -> Method:
+        """The method with what it learned that does not depend on the networks' sizes (CTKD's temperature)."""
+        method = self.run.method_type(**self.run.method_settings)
+        method.load_state_dict(self._weights("method."), strict=False)
+        return method.eval()
+
+    def _weights(self, prefix: str) -> dict[str, Tensor]:
+        weights = load_file(self.folder / "weights.safetensors")
+        return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def find(run: Run) -> Result | None:
@@ -148,20 +158,21 @@ def ensure(run: Run, *, device: str = "auto", on_epoch: OnEpoch | None = None) -
     if done is not None:
         return done
     remember(run)
-    teacher = ensure(run.teacher, device=device) if run.teacher else None
+    for parent in run.parents:
+        ensure(parent, device=device)
     with store.lock(run.key):
-        return find(run) or _train(run, teacher, device, on_epoch)  # another process may have just finished it
+        return find(run) or _train(run, device, on_epoch)  # another process may have just finished it
 
 
-def _train(run: Run, teacher: Result | None, device: str, on_epoch: OnEpoch | None) -> Result:
+def _train(run: Run, device: str, on_epoch: OnEpoch | None) -> Result:
     work = store_root() / "work" / run.key
-    session = _open(run, teacher, device)
+    session = _open(run, device)
     _resume(session, work)
     saved = time.monotonic()
     for row in train(session):
         with open(work / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
-        if session.epoch < run.epochs and time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if session.epoch < run.total_epochs and time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save_checkpoint(session, work)
             saved = time.monotonic()
         if on_epoch is not None:
@@ -174,27 +185,21 @@ def _train(run: Run, teacher: Result | None, device: str, on_epoch: OnEpoch | No
     return find(run)
 
 
-def _open(run: Run, teacher: Result | None, device: str) -> Session:
+def _open(run: Run, device: str) -> Session:
     place = hardware.find_device(device)
     precision = hardware.find_precision(run.precision, place)
     images = data.load(run.data, split=run.split, **run.data_settings).to(place)
-    if teacher is None:
-        return start(run, images, device=place, precision=precision)
-    network = hardware.place(teacher.network(), place)
-    memory = test_memory = None
-    if not run.policy_type.backbone_moves:
-        test_memory = Outputs(*(t.to(place) for t in teacher.outputs[:2]))
-        if images.augment == "none" and not run.method_type.needs_maps:
-            memory = _teacher_memory(teacher, network, images, precision)
-    return start(
-        run,
-        images,
-        device=place,
-        precision=precision,
-        teacher_network=network,
-        memory=memory,
-        test_memory=test_memory,
-    )
+    known: dict[str, object] = {"device": place, "precision": precision}
+    if run.start_from is not None:
+        known["initial"] = load(run.start_from).network().state_dict()
+    if run.teacher is not None:
+        teacher = load(run.teacher)
+        network = known["teacher_network"] = hardware.place(teacher.network(), place)
+        if not run.policy_type.backbone_moves:
+            known["test_memory"] = Outputs(*(t.to(place) for t in teacher.outputs[:2]))
+            if images.augment == "none" and not run.method_type.needs_live_teacher():
+                known["memory"] = _teacher_memory(teacher, network, images, precision)
+    return start(run, images, **known)
 
 
 def _teacher_memory(teacher: Result, network: nn.Module, images: ImageData, precision: str) -> Outputs:
@@ -218,9 +223,15 @@ def _files(session: Session) -> dict[str, bytes]:
     return {
         "config.json": session.run.model_dump_json(indent=1).encode(),
         "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in session.log).encode(),
-        "weights.safetensors": save(_packed(session.parts.state_dict())),
+        "weights.safetensors": save(_packed(_weights(session))),
         "outputs.safetensors": save(_packed(tensors)),
     }
+
+
+def _weights(session: Session) -> dict[str, Tensor]:
+    """All but what the method remembered about the training images: of use for going on, large, and of none afterwards."""
+    forgotten = {f"method.{name}" for name, _ in session.method.named_buffers()}
+    return {name: tensor for name, tensor in session.parts.state_dict().items() if name not in forgotten}
 
 
 def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,11 +15,13 @@ class Outputs(NamedTuple):
         logits: [B, C], float32, before any temperature.
         embedding: [B, D], float32, the pooled features that the classifier reads.
         maps: one [B, channels, H, W] tensor a stage, after the stage's last activation.
+        preactivations: the same maps before that activation; only from a network whose `keep_preactivations` is True.
     """
 
     logits: Tensor
     embedding: Tensor
     maps: tuple[Tensor, ...] = ()
+    preactivations: tuple[Tensor, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -29,8 +31,26 @@ class Batch(NamedTuple):
         index: [B], positions in the training set (what memories and caches are addressed by).
         x: [B, channels, H, W], normalised float32.
         y: [B], int64 labels.
+        seed: of everything random that a method draws in this step; a function of the run's seed, epoch and step.
     """
 
     index: Tensor
     x: Tensor
     y: Tensor
+    seed: int = 0
+
+
+class Pair(NamedTuple):
+    """A student and a teacher as a method meets them before training, to fit its own layers to their sizes.
+
+    Attributes:
+        names: of the student and of the teacher, for messages.
+        student, teacher: outputs of both (evaluation mode, no gradients, float32) for the same training images; the
+            teacher's is None in a run without one.
+        n_train: size of the training set.
+    """
+
+    names: tuple[str, str]
+    student: Outputs
+    teacher: Outputs | None
+    n_train: int

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from kd_lib import cost, metrics, models
+from kd_lib.config import Run
 from kd_lib.runs import Result
 
 
@@ -26,26 +27,34 @@ def _row(result: Result) -> dict[str, object]:
     run, out, log = result.run, result.outputs, result.metrics
     row = {
         "network": run.network,
-        "teacher": run.teacher.network if run.teacher else "",
+        "teacher": _beside(run),
         "method": run.method,
         "seed": run.seed,
         **run.settings,
-        "parameters": _parameters(result),
+        "parameters": _parameters(result, run.network),
         "accuracy": result.accuracy,
         "train_accuracy": float(log["train_accuracy"].iloc[-1]),
         "sharpness": float(metrics.sharpness(out.logits).mean()),
         "seconds": float(log["seconds"].sum()),
         "key": run.key,
     }
-    return row | (_beside_teacher(result) if run.teacher else {})
+    return row | (_beside_teacher(result) if _beside(run) else {})
+
+
+def _beside(run: Run) -> str:
+    """The teacher's network, or the peers'; empty for a network trained alone."""
+    return run.teacher.network if run.teacher else ", ".join(run.peers)
 
 
 def _beside_teacher(result: Result) -> dict[str, float]:
     student, teacher = result.outputs, result.teacher_outputs
     z_s, z_t = student.logits, teacher.logits
-    tau_s, tau_t = result.run.method_type(**result.run.method_settings).temperatures(z_s, z_t)
+    with torch.no_grad():
+        tau_s, tau_t = result.method().temperatures(z_s, z_t)
     return {
-        "teacher_parameters": _parameters(result.teacher),
+        "teacher_parameters": _parameters(
+            result, result.run.teacher.network if result.run.teacher else result.run.peers[0]
+        ),
         "teacher_accuracy": 100 * metrics.accuracy(z_t, result.y),
         "teacher_sharpness": float(metrics.sharpness(z_t).mean()),
         "gap": metrics.sharpness_gap(z_s, z_t),
@@ -59,8 +68,8 @@ def _beside_teacher(result: Result) -> dict[str, float]:
     }
 
 
-def _parameters(result: Result) -> int:
-    return _count(result.run.network, result.data.n_classes, result.data.in_channels)
+def _parameters(result: Result, network: str) -> int:
+    return _count(network, result.data.n_classes, result.data.in_channels)
 
 
 @lru_cache
@@ -89,6 +98,6 @@ def epochs(results: Iterable[Result]) -> pd.DataFrame:
     parts = []
     for result in results:
         run, log = result.run, result.metrics
-        facts = {"network": run.network, "teacher": run.teacher.network if run.teacher else "", "method": run.method}
+        facts = {"network": run.network, "teacher": _beside(run), "method": run.method}
         parts.append(log.assign(**facts, seed=run.seed, **run.settings))
     return pd.concat(parts, ignore_index=True)

@@ -24,16 +24,22 @@ class Teacher(nn.Module):
     Attributes:
         backbone_moves: whether the teacher's own weights train. Where they do not, the loop runs a folded, frozen copy of
             the network (or remembers its outputs) and `outputs` gets them ready-made.
-        lr: peak learning rate of the teacher's trainable weights; follows the student's schedule.
+        from_scratch: whether it is a group of untrained networks instead of a trained teacher.
+        lr: peak learning rate of the teacher's trainable weights (None: the student's); follows the student's schedule.
     """
 
     version = 1
     backbone_moves = False
+    from_scratch = False
     lr = 0.0
 
     def __init__(self, network: nn.Module, *, label_adjustment: bool = False):
         super().__init__()
         self.label_adjustment = label_adjustment
+
+    def forward(self, x: Tensor) -> Outputs:
+        """What a moving backbone says about images; never called where it does not move."""
+        return self.network(x)
 
     def outputs(self, frozen: Outputs) -> Outputs:
         """The teacher's answer, given the frozen network's outputs (or, for a moving backbone, the network's own)."""

@@ -20,10 +20,11 @@ from kd_lib.data import ImageData
 from kd_lib.data.batches import augment, epoch_order, normalise
 from kd_lib.hardware import autocast, keep_freed_memory, place
 from kd_lib.methods import Method
-from kd_lib.shapes import Batch, Outputs
+from kd_lib.shapes import Batch, Outputs, Pair
 from kd_lib.teachers import Teacher
 
 EVALUATION_BATCH = 500
+PAIR_IMAGES = 256
 CHECK_EVERY = 50  # steps between looks at the losses on a GPU, where each look waits for it
 
 
@@ -54,15 +55,19 @@ class Session:
         theirs = list(self.teacher.parameters()) if self.teacher is not None else []
         groups = [{"params": mine, "peak": self.run.lr}]
         if theirs:
-            groups.append({"params": theirs, "peak": self.teacher.lr})
+            groups.append({"params": theirs, "peak": self.run.lr if self.teacher.lr is None else self.teacher.lr})
         self.optimiser = torch.optim.SGD(
             groups, lr=0.0, momentum=self.run.momentum, weight_decay=self.run.weight_decay, foreach=True
         )
 
     @property
     def epoch(self) -> int:
-        """Finished epochs."""
+        """Finished epochs, those of the method's setup included."""
         return len(self.log)
+
+    @property
+    def in_setup(self) -> bool:
+        return self.epoch < self.run.setup_epochs
 
 
 @dataclass
@@ -70,20 +75,25 @@ class FrozenNetwork:
     """A trained network that never moves: batch norms folded, evaluation mode, no gradients.
 
     With `memory` (its outputs for the whole training set, possible where data is not augmented) it answers without computing.
+    `keep` says whether maps and pre-activations will be read.
     """
 
     network: nn.Module
     autocast: Callable[[], AbstractContextManager]
-    keep_maps: bool
+    keep: tuple[bool, bool]
     memory: Outputs | None = None
 
     def __call__(self, batch: Batch) -> Outputs:
         if self.memory is not None:
             return Outputs(self.memory.logits[batch.index], self.memory.embedding[batch.index])
         with torch.inference_mode(), self.autocast():
-            logits, embedding, maps = self.network(batch.x)
+            out = self.network(batch.x)
         # autograd may not save inference tensors, so what a loss will read is copied; maps are large, so only where they are read
-        return Outputs(logits.clone(), embedding.clone(), tuple(m.clone() for m in maps) if self.keep_maps else ())
+        maps, preactivations = (
+            tuple(tensor.clone() for tensor in tensors) if kept else ()
+            for tensors, kept in zip(out[2:], self.keep, strict=True)
+        )
+        return Outputs(out.logits.clone(), out.embedding.clone(), maps, preactivations)
 
 
 def start(
@@ -92,6 +102,7 @@ def start(
     *,
     device: torch.device,
     precision: str,
+    initial: dict[str, Tensor] | None = None,
     teacher_network: nn.Module | None = None,
     memory: Outputs | None = None,
     test_memory: Outputs | None = None,
@@ -101,38 +112,71 @@ def start(
     Student and method draw from separate streams, so that runs of one seed start from the same student whatever they match.
 
     Args:
+        initial: the weights to start from, in place of fresh ones.
         teacher_network: the parent's trained network, for runs that have a teacher. It is copied, never changed.
         memory: the teacher's outputs for every training image, used in place of computing them.
         test_memory: the unmoved teacher's outputs for the test part.
     """
     keep_freed_memory()
+    data = data.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        student = models.build(run.network, n_classes=data.n_classes, in_channels=data.in_channels)
+        sizes = {"n_classes": data.n_classes, "in_channels": data.in_channels}
+        student = models.build(run.network, **sizes)
+        if initial is not None:
+            student.load_state_dict(initial)
+        student = place(student, device)
         torch.manual_seed(run.seed + 1_000_003)
         method = run.method_type(**run.method_settings)
         teacher = frozen = None
         if teacher_network is not None:
-            policy = run.policy_type
             own = place(copy.deepcopy(teacher_network), device)
-            teacher = policy(own, **run.policy_settings).to(device)
-            if not policy.backbone_moves:
+            teacher = run.policy_type(own, **run.policy_settings).to(device)
+            own.keep_preactivations = method.needs_preactivations
+            if not teacher.backbone_moves:
                 folded = place(models.fold_batchnorm(own), device)
-                frozen = FrozenNetwork(folded, lambda: autocast(device, precision), method.needs_maps, memory)
-    return Session(
-        run, data.to(device), device, precision, place(student, device), method.to(device), teacher, frozen, test_memory
-    )
+                keep = (method.needs_maps, method.needs_preactivations)
+                frozen = FrozenNetwork(folded, lambda: autocast(device, precision), keep, memory)
+        elif run.peers:
+            peers = [place(models.build(name, **sizes), device) for name in run.peers]
+            teacher = run.policy_type(peers, **run.policy_settings)
+        student.keep_preactivations = method.needs_preactivations
+        if type(method).connect is not Method.connect:
+            torch.manual_seed(run.seed + 2_000_003)
+            method.connect(_pair(run, data, student, None if teacher_network is None else own))
+    return Session(run, data, device, precision, student, method.to(device), teacher, frozen, test_memory)
+
+
+@torch.no_grad()
+def _pair(run: Run, data: ImageData, student: nn.Module, teacher: nn.Module | None) -> Pair:
+    """What both networks say about the first training images, as they are."""
+    images = normalise(data.train_x[:PAIR_IMAGES], data.mean, data.std)
+
+    def outputs(network: nn.Module) -> Outputs:
+        modes = {module: module.training for module in network.modules()}
+        out = network.eval()(images)
+        for module, mode in modes.items():
+            module.training = mode
+        return out
+
+    names = (run.network, run.teacher.network if run.teacher else "")
+    return Pair(names, outputs(student), outputs(teacher) if teacher is not None else None, len(data.train_y))
 
 
 def train(session: Session) -> Iterator[dict[str, float]]:
     """Train the epochs that are still missing; yields each epoch's row of the log when it is done.
 
+    Epochs of the method's setup come first, numbered up to 0.
+
+
     Raises:
         NonFiniteLoss: with epoch, step and terms.
     """
-    while session.epoch < session.run.epochs:
+    while session.epoch < session.run.total_epochs:
         began = time.perf_counter()
-        row = {"epoch": session.epoch + 1, **_train_epoch(session), **evaluate(session)}
+        if session.epoch == session.run.setup_epochs:
+            session.optimiser.state.clear()  # momentum of the setup phase is none of the run's own
+        row = {"epoch": session.epoch + 1 - session.run.setup_epochs, **_train_epoch(session), **evaluate(session)}
         session.log.append({**row, "seconds": round(time.perf_counter() - began, 3)})
         yield session.log[-1]
 
@@ -148,15 +192,16 @@ def _train_epoch(session: Session) -> dict[str, float]:
     names: list[str] = []
     for step, index in enumerate(batches):
         batch = _batch(session, index, step)
+        progress = session.epoch - run.setup_epochs + step / steps
         for group in session.optimiser.param_groups:
-            group["lr"] = group["peak"] * lr_factor(run, session.epoch + step / steps)
-        student, terms = loss_terms(session, batch, progress=session.epoch + step / steps)
+            group["lr"] = group["peak"] * (1.0 if session.in_setup else lr_factor(run, progress))
+        student, terms = (setup_terms if session.in_setup else loss_terms)(session, batch, progress=progress)
         session.optimiser.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         session.optimiser.step()
         names = list(terms)
         rows.append(torch.stack([term.detach() for term in terms.values()]))
-        correct += (student.logits.detach().argmax(1) == batch.y).sum()
+        correct += (student.logits[: len(index)].detach().argmax(1) == batch.y).sum()
         if session.device.type == "cpu" or step % CHECK_EVERY == CHECK_EVERY - 1 or step == steps - 1:
             _check_finite(rows, names, session.epoch + 1, step)
     means = torch.stack(rows).double().mean(0).tolist()
@@ -172,19 +217,37 @@ def _batch(session: Session, index: Tensor, step: int) -> Batch:
     data = session.data
     x = augment(data.train_x[index], data.augment, seed=session.run.seed, epoch=session.epoch, step=step)
     x = normalise(x, data.mean, data.std).contiguous(memory_format=torch.channels_last)
-    return Batch(index, x, data.train_y[index])
+    seed = (session.run.seed * 1_000_003 + session.epoch) * 1_000_003 + step
+    return Batch(index, x, data.train_y[index], seed % 2**63)
 
 
 def loss_terms(session: Session, batch: Batch, *, progress: float) -> tuple[Outputs, dict[str, Tensor]]:
     """The student's outputs and every weighted loss term of one batch, the student's and the teacher's."""
+    batch = session.method.expand(batch)
     with autocast(session.device, session.precision):
         student = session.student(batch.x)
-        moving = session.teacher.network(batch.x) if session.teacher is not None and session.frozen is None else None
+        moving = session.teacher(batch.x) if session.teacher is not None and session.frozen is None else None
     if session.teacher is None:
-        return student, session.method(student, None, batch.y, progress)
+        return student, session.method(student, None, batch, progress)
     teacher = session.teacher.outputs(session.frozen(batch) if moving is None else moving)
-    terms = session.method(student, session.teacher.target(teacher, batch.y), batch.y, progress)
+    terms = session.method(student, session.teacher.target(teacher, batch.y), batch, progress)
     return student, {**terms, **session.teacher.terms(student, teacher, batch.y)}
+
+
+def setup_terms(session: Session, batch: Batch, *, progress: float) -> tuple[Outputs, dict[str, Tensor]]:
+    """The same in the method's setup phase: its own terms only, beside a teacher that does not move yet."""
+    batch = session.method.expand(batch)
+    moves = session.method.setup_moves_student
+    session.student.train(moves)
+    with torch.set_grad_enabled(moves), autocast(session.device, session.precision):
+        student = session.student(batch.x)
+    teacher = None
+    if session.frozen is not None:
+        teacher = session.frozen(batch)
+    elif session.teacher is not None:
+        with torch.no_grad(), autocast(session.device, session.precision):
+            teacher = session.teacher.eval()(batch.x)
+    return student, session.method.setup(student, teacher, batch)
 
 
 def _check_finite(rows: list[Tensor], names: list[str], epoch: int, step: int) -> None:
@@ -221,6 +284,7 @@ def predict(network: nn.Module, x: Tensor, data: ImageData, *, precision: str) -
     """Logits and embeddings for uint8 images, in the network's evaluation mode, batch norms folded."""
     folded, device = models.fold_batchnorm(network), next(network.parameters()).device
     folded = place(folded, device)
+    folded.keep_preactivations = False
     chunks = []
     for part in x.to(device).split(EVALUATION_BATCH):
         images = normalise(part, data.mean, data.std).contiguous(memory_format=torch.channels_last)

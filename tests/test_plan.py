@@ -75,7 +75,7 @@ def test_a_failed_run_does_not_stop_the_others():
     text = str(failure.value)
     assert "NonFiniteLoss" in text
     assert bad.label in text
-    assert "its teacher did not finish" in text
+    assert f"not started, because {child.teacher.label} did not finish" in text
     assert runs.find(student("atkd")) is not None
 
 

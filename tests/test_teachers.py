@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from kd_lib import losses, models
 from kd_lib.adapters import Houlsby
 from kd_lib.methods import KD
-from kd_lib.shapes import Outputs
+from kd_lib.shapes import Batch, Outputs
 from kd_lib.teachers import POLICIES, Adapter, FineTune, Frozen
 
 B, C = 6, 10
@@ -31,7 +31,7 @@ def student_outputs():
 
 def all_terms(policy, frozen, student, y):
     teacher = policy.outputs(frozen)
-    return {**KD()(student, policy.target(teacher, y), y, 0.0), **policy.terms(student, teacher, y)}
+    return {**KD()(student, policy.target(teacher, y), Batch(None, None, y), 0.0), **policy.terms(student, teacher, y)}
 
 
 def test_houlsby_by_hand():
@@ -79,7 +79,7 @@ def test_v2_cuts_both_ways_and_v1_neither(network, x):
         policy = Adapter(network, variant=variant, rank=3)
         student = student_outputs()
         teacher = policy.outputs(frozen)
-        sum(KD()(student, policy.target(teacher, y), y, 0.0).values()).backward()
+        sum(KD()(student, policy.target(teacher, y), Batch(None, None, y), 0.0).values()).backward()
         assert (policy.adapter.up.weight.grad is not None) == moved
         student.logits.grad = None
         sum(policy.terms(student, policy.outputs(frozen), y).values()).backward()

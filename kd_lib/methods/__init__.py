@@ -6,9 +6,10 @@ A method on another policy needs no row: `Run(method="atkd", policy="adapter")`.
 
 from typing import Any, NamedTuple
 
-from kd_lib.methods.logits import ATKD, KD, Alone, Method
+from kd_lib.methods.base import Alone, Matching, Method
+from kd_lib.methods.logits import ATKD, KD
 
-__all__ = ["ATKD", "KD", "METHODS", "Alone", "Method", "Preset"]
+__all__ = ["ATKD", "KD", "METHODS", "Alone", "Matching", "Method", "Preset"]
 
 
 class Preset(NamedTuple):

@@ -2,46 +2,12 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kd_lib import losses
-from kd_lib.shapes import Outputs
-
-
-class Method(nn.Module):
-    """What is matched between student and teacher.
-
-    A method owns its hyper-parameters and its own layers, never the networks.
-
-    Attributes:
-        version: to raise when the meaning of the method changes; it is a part of every run's key.
-        needs_maps: whether it reads `Outputs.maps` (remembered teachers keep only logits and embedding).
-    """
-
-    version = 1
-    needs_maps = False
-
-    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
-        """Weighted loss terms by name; their sum is the student's loss.
-
-        Args:
-            student, teacher: outputs for the same batch; the policy has already detached or adjusted the teacher's.
-            y: [B] labels.
-            progress: epochs done so far, fractional, for weights that warm up.
-        """
-        raise NotImplementedError
-
-    def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float | Tensor, float | Tensor]:
-        """(tau_s, tau_t) at which the method compares the two; the tempered sharpness gap is measured there."""
-        return 1.0, 1.0
-
-
-class Alone(Method):
-    """The student without a teacher: cross-entropy only."""
-
-    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits, y)}
+from kd_lib.methods.base import Method
+from kd_lib.shapes import Batch, Outputs
 
 
 class KD(Method):
@@ -60,10 +26,10 @@ class KD(Method):
         super().__init__()
         self.tau, self.kd_weight, self.ce_weight = tau, kd_weight, ce_weight
 
-    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
         return {
             "kd": self.kd_weight * losses.kd(student.logits, teacher.logits, tau=self.tau),
-            "ce": self.ce_weight * F.cross_entropy(student.logits, y),
+            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.y),
         }
 
     def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float, float]:
@@ -96,9 +62,9 @@ class ATKD(Method):
         super().__init__()
         self.scale, self.detach_tau, self.kd_weight, self.ce_weight = scale, detach_tau, kd_weight, ce_weight
 
-    def forward(self, student: Outputs, teacher: Outputs | None, y: Tensor, progress: float) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
         matched = losses.atkd(student.logits, teacher.logits, scale=self.scale, detach_tau=self.detach_tau)
-        return {"kd": self.kd_weight * matched, "ce": self.ce_weight * F.cross_entropy(student.logits, y)}
+        return {"kd": self.kd_weight * matched, "ce": self.ce_weight * F.cross_entropy(student.logits, batch.y)}
 
     def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
         return losses.sigma(z_s), losses.sigma(z_t)
