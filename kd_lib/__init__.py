@@ -17,7 +17,7 @@ _HOMES = {
     "MODELS": "models",
     "DATASETS": "data",
 }
-_MODULES = ("data", "figures", "losses", "metrics", "models", "cost", "tables")
+_MODULES = ("cost", "curricula", "data", "figures", "losses", "metrics", "models", "papers", "tables")
 
 __all__ = ["METHODS", "DATASETS", "MODELS", "Run", "ensure", "load", "protocol", *_MODULES]
 

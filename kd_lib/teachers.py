@@ -5,13 +5,15 @@ A policy answers three questions of the training loop, once a step:
 `terms`, what does the teacher itself learn from. Its parameters, if any, are trained at its own `lr`.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_lib import losses
-from kd_lib.adapters import Houlsby
+from kd_lib.adapters import Houlsby, LoRA, ScaledParallel
+from kd_lib.errors import unknown
 from kd_lib.shapes import Outputs
 
 
@@ -97,16 +99,21 @@ class Adapter(Teacher):
     0.05 MB for teachers with 64 and with 512 features, and only an adapter on the 100 logits grows alike for both. (At the
     papers' rank of 32 it has 0.026 MB; 0.051 MB would be rank 64.)
 
+    Other structures (v1 Table 5, v2 Table 14): "lora" and "parallel" read the embedding beside the frozen classifier and add to
+    its logits. The paper leaves open: what they sit on; the classifier is the one layer that every teacher here has.
+
     Args:
         variant: "v1" or "v2", the two versions of the paper.
+        kind: "houlsby" (the papers' own), "lora" or "parallel" (He et al. 2022, s = 4).
         where: the adapter's input, "logits" or "embedding" (then the teacher's classifier reads the adapted embedding).
+            The two structures beside the classifier read its input, so they need "embedding".
         rank: width of the bottleneck.
         lr: peak learning rate of the adapter, 1e-4 in both papers.
         kd_weight, tau: weight and temperature of the student-to-teacher KL (v2).
         ce_weight: weight of the adapter's cross-entropy in v2.
         teacher_ce_weight: overrides the weight of the adapter's cross-entropy: v1 0.5, v2 `ce_weight` (its appendix still says 0.5).
     Raises:
-        ValueError: an adapter on the embedding for a teacher without a `classifier`.
+        ValueError: an unknown kind; "lora" or "parallel" on the logits.
     """
 
     def __init__(
@@ -122,17 +129,20 @@ class Adapter(Teacher):
         tau: float = 4.0,
         teacher_ce_weight: float | None = None,
         label_adjustment: bool = False,
+        kind: Literal["houlsby", "lora", "parallel"] = "houlsby",
     ):
         super().__init__(network, label_adjustment=label_adjustment)
-        self.variant, self.where, self.lr = variant, where, lr
+        self.variant, self.where, self.lr, self.kind = variant, where, lr, kind
         self.kd_weight, self.tau = kd_weight, tau
         own_weight = {"v1": 0.5, "v2": ce_weight}[variant]
         self.teacher_ce_weight = own_weight if teacher_ce_weight is None else teacher_ce_weight
         classifier = network.classifier
-        self.adapter = Houlsby(classifier.out_features if where == "logits" else classifier.in_features, rank)
+        self.adapter = _adapter(kind, where, classifier, rank)
         self._classifier = (classifier,)  # in a tuple: it stays frozen, so it is no submodule of ours
 
     def outputs(self, frozen: Outputs) -> Outputs:
+        if self.kind != "houlsby":
+            return frozen._replace(logits=frozen.logits + self.adapter(frozen.embedding))
         if self.where == "logits":
             return frozen._replace(logits=self.adapter(frozen.logits))
         embedding = self.adapter(frozen.embedding)
@@ -154,4 +164,48 @@ class Adapter(Teacher):
         return terms
 
 
-POLICIES: dict[str, type[Teacher]] = {"frozen": Frozen, "finetune": FineTune, "adapter": Adapter}
+def _adapter(kind: str, where: str, classifier: nn.Linear, rank: int) -> nn.Module:
+    d, c = classifier.in_features, classifier.out_features
+    if kind == "houlsby":
+        return Houlsby(c if where == "logits" else d, rank)
+    beside = {"lora": LoRA, "parallel": ScaledParallel}
+    if kind not in beside:
+        raise unknown("kind of adapter", kind, ("houlsby", *beside))
+    if where != "embedding":
+        raise ValueError(f"kind {kind!r} reads the classifier's input: it needs where='embedding', got {where!r}.")
+    return beside[kind](d, c, rank)
+
+
+class Peers(Teacher):
+    """The other members of a group in which every network trains from scratch and learns from the others.
+
+    Source: Zhang et al. 2018 (DML), Guo et al. 2020 (KDCL). There is no teacher: the methods of this policy give each network its
+    own loss, and get a tuple of the peers' outputs where others get the teacher's.
+
+    Args:
+        networks: untrained, the run's `peers` in order; they train at the student's learning rate.
+    Raises:
+        ValueError: no network.
+    """
+
+    backbone_moves = True
+    from_scratch = True
+    lr = None
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        if not networks:
+            raise ValueError("a group of peers needs at least one network beside the student.")
+        super().__init__(networks[0])
+        self.networks = nn.ModuleList(networks)
+
+    @property
+    def network(self) -> nn.Module:
+        """The first peer, which stands where the logs compare the student with its teacher."""
+        return self.networks[0]
+
+    def forward(self, x: Tensor) -> tuple[Outputs, ...]:
+        """What each peer says about the images."""
+        return tuple(network(x) for network in self.networks)
+
+
+POLICIES: dict[str, type[Teacher]] = {"frozen": Frozen, "finetune": FineTune, "adapter": Adapter, "peers": Peers}

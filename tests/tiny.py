@@ -1,6 +1,8 @@
 """The smallest runs that are still real: used by many tests."""
 
 from kd_lib.config import Run
+from kd_lib.methods import METHODS
+from kd_lib.teachers import POLICIES
 
 TINY = {
     "data": "digits100",
@@ -16,3 +18,27 @@ TEACHER = Run(network="resnet8-w4", **TINY)
 def student(method: str = "kd", **changes) -> Run:
     """A tiny student of the tiny teacher."""
     return Run(**{"network": "resnet8-w2", "teacher": TEACHER, "method": method, "seed": 1, **TINY, **changes})
+
+
+SETUP = {"settings": {"setup_epochs": 1}}
+SPECIAL = {
+    "ab": SETUP,
+    "ft": SETUP,
+    "fsp": {**SETUP, "network": "resnet8-w4"},  # needs stages as wide as the teacher's
+    "sskd": SETUP,
+    "crd": {"settings": {"negatives": 64}},
+    "sftn": {"settings": {"student": "resnet8-w2"}, "network": "resnet8-w4"},
+    "sftn_finetuned": {"settings": {"student": "resnet8-w2", "setup_epochs": 1}, "network": "resnet8-w4"},
+}
+
+
+def example(method: str, **changes) -> Run:
+    """A tiny run of any preset, with what it needs."""
+    preset = METHODS[method]
+    among_peers = POLICIES[preset.policy].from_scratch
+    kind = {"peers": ("resnet8-w4",)} if among_peers else {}
+    if method == "sftn_finetuned":
+        kind["start_from"] = TEACHER
+    if among_peers or not preset.method.needs_teacher:
+        kind["teacher"] = None
+    return student(method, **{**kind, **SPECIAL.get(method, {}), **changes})

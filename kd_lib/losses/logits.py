@@ -41,34 +41,42 @@ def soft_kl(z_s: Logits, z_t: Logits, *, tau_s: Temperature, tau_t: Temperature,
             temperature that is not positive. Values of a tensor on an accelerator are not read: that would wait for
             the device.
     """
-    _check_logits(z_s, z_t)
+    check_logits(z_s, z_t)
     for name, value in (("tau_s", tau_s), ("tau_t", tau_t), ("scale", scale)):
         _check_shape(name, value, len(z_s))
-    _check_positive("tau_s", tau_s)
-    _check_positive("tau_t", tau_t)
-    log_p_s = F.log_softmax(_wide(z_s) / tau_s, dim=1)
-    log_p_t = F.log_softmax(_wide(z_t) / tau_t, dim=1)
+    check_positive("tau_s", tau_s)
+    check_positive("tau_t", tau_t)
+    log_p_s = F.log_softmax(wide(z_s) / tau_s, dim=1)
+    log_p_t = F.log_softmax(wide(z_t) / tau_t, dim=1)
     # log_softmax is finite even where its exp underflows, so 0 * log 0 never arises, on either side or way.
     divergence = (log_p_t.exp() * (log_p_t - log_p_s)).sum(dim=1, keepdim=True)
     return (scale * divergence).mean()
 
 
-def kd(z_s: Logits, z_t: Logits, *, tau: Temperature = 4.0) -> Scalar:
-    r"""Knowledge distillation with one temperature for both sides.
+def kd(z_s: Logits, z_t: Logits, *, tau: Temperature = 4.0, tau_teacher: Temperature | None = None) -> Scalar:
+    r"""Knowledge distillation with fixed temperatures, usually one for both sides.
 
-    .. math:: \frac{\tau^2}{B} \sum_b \mathrm{KL}(\mathrm{softmax}(z^t_b / \tau) \,\|\, \mathrm{softmax}(z^s_b / \tau))
+    .. math:: \frac{\tau \, \tau_t}{B} \sum_b
+              \mathrm{KL}(\mathrm{softmax}(z^t_b / \tau_t) \,\|\, \mathrm{softmax}(z^s_b / \tau))
 
-    Source: Hinton et al. 2015; PESF v1 Eq. 3, v2 Eq. 1.
+    Source: Hinton et al. 2015; PESF v1 Eq. 3, v2 Eq. 1; ATKD Table 8 (a temperature for each side).
+    The paper leaves open: the scale of ATKD Table 8. Hinton's tau squared becomes the product of the two, which keeps
+    the teacher's pull at high temperatures the same whichever side's is changed: there the gradient in z_s is
+    (z_s tau_t / tau - z_t) / C, of centred logits.
     Args:
         z_s, z_t: logits of student and teacher [B, C]. The caller detaches what must not move.
         tau: temperature > 0. A higher one lets the small probabilities count more; above the logits' spread the loss
             becomes the squared error of centred logits over 2C (ATKD Eqs. 12 to 14).
+        tau_teacher: the teacher's own temperature > 0; None for the same. A higher one than the student's asks for a
+            student less sharp than the teacher.
     Returns:
-        Nats times tau squared, summed over classes, averaged over the batch.
+        Nats times the product of the temperatures, summed over classes, averaged over the batch.
     Raises:
         ValueError: as `soft_kl`.
     """
-    return soft_kl(z_s, z_t, tau_s=tau, tau_t=tau, scale=tau**2)
+    if tau_teacher is None:
+        return soft_kl(z_s, z_t, tau_s=tau, tau_t=tau, scale=tau**2)
+    return soft_kl(z_s, z_t, tau_s=tau, tau_t=tau_teacher, scale=tau * tau_teacher)
 
 
 def atkd(
@@ -102,7 +110,7 @@ def atkd(
     Raises:
         ValueError: an unknown or non-positive scale; logits as in `soft_kl`.
     """
-    _check_logits(z_s, z_t)
+    check_logits(z_s, z_t)
     tau_s, tau_t = sigma(z_s, unbiased=unbiased), sigma(z_t, unbiased=unbiased)
     if detach_tau:
         tau_s, tau_t = tau_s.detach(), tau_t.detach()
@@ -113,7 +121,7 @@ def atkd(
     elif isinstance(scale, str):
         raise unknown("scale of atkd", scale, ("none", "sigma", "a positive number"))
     else:
-        _check_positive("scale", scale)
+        check_positive("scale", scale)
         factor = scale
     return soft_kl(z_s, z_t, tau_s=tau_s, tau_t=tau_t, scale=factor)
 
@@ -132,16 +140,16 @@ def sigma(z: Logits, *, unbiased: bool = False) -> Tensor:
         no gradient from here.
     """
     # The variance is cut before the root: the root's derivative at zero is infinite, and inf * 0 would be NaN.
-    variance = _wide(z).var(dim=1, keepdim=True, correction=int(unbiased))
+    variance = wide(z).var(dim=1, keepdim=True, correction=int(unbiased))
     return variance.clamp_min(SMALLEST_SIGMA**2).sqrt()
 
 
-def _wide(z: Tensor) -> Tensor:
+def wide(z: Tensor) -> Tensor:
     """Logits in at least float32: squares of 16-bit ones overflow, and their sums over classes lose digits."""
     return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
 
 
-def _check_logits(z_s: Tensor, z_t: Tensor) -> None:
+def check_logits(z_s: Tensor, z_t: Tensor) -> None:
     if z_s.ndim != 2 or z_s.shape != z_t.shape:
         raise ValueError(
             f"logits must be [B, C] and of one shape, got student {list(z_s.shape)} and teacher {list(z_t.shape)}."
@@ -154,7 +162,7 @@ def _check_shape(name: str, value: Temperature, batch: int) -> None:
         raise ValueError(f"{name} must be one number or a [{batch}, 1] tensor, got shape {list(value.shape)}.")
 
 
-def _check_positive(name: str, value: Temperature) -> None:
+def check_positive(name: str, value: Temperature) -> None:
     if isinstance(value, Tensor):
         # NaN passes, so that a diverged network ends in a NaN loss on every device.
         if value.device.type == "cpu" and bool((value <= 0).any()):

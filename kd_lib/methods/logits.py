@@ -10,30 +10,57 @@ from kd_lib.methods.base import Method
 from kd_lib.shapes import Batch, Outputs
 
 
+def warm_up(progress: float, epochs: float) -> float:
+    """A weight that grows from 0 to 1 in the first `epochs` epochs and stays there; always 1 for 0 epochs."""
+    return 1.0 if progress >= epochs else progress / epochs
+
+
 class KD(Method):
     r"""Vanilla knowledge distillation.
 
     .. math:: L = w_{kd} \, \tau^2 KL(p_t \| p_s) + w_{ce} \, CE(z_s, y)
 
-    Source: Hinton et al. 2015; PESF-KD v1 Eqs. 3, 5, v2 Eqs. 1, 4; ATKD Eqs. 2, 3.
+    Source: Hinton et al. 2015; PESF-KD v1 Eqs. 3, 5, v2 Eqs. 1, 4; ATKD Eqs. 2, 3. Its variants are settings:
+
+    - a temperature for each side, ATKD Table 8 (student 4 with teacher 3.5 to 5, and teacher 4 with student 3.5 to 4.5);
+    - KD switched off late in the student's training: the early-stopped KD of Cho & Hariharan 2019;
+    - the teacher's predictions only (`tau=1, kd_weight=1, ce_weight=0`): the "patient teacher" of Beyer et al. 2022.
+
+    The paper leaves open: the scale of unequal temperatures, see `losses.kd`; here their product.
 
     Args:
         tau: temperature of both sides; higher shows the student more of the wrong classes. 4 in all four papers.
         kd_weight, ce_weight: alpha and 1 - alpha in the papers.
+        tau_teacher: the teacher's own temperature; `tau` is then the student's. None: the same.
+        until_epoch: number of epochs with KD, at least 1; then cross-entropy alone, with weight 1. None: all.
+    Raises:
+        ValueError: until_epoch below 1.
     """
 
-    def __init__(self, *, tau: float = 4.0, kd_weight: float = 0.9, ce_weight: float = 0.1):
+    def __init__(
+        self,
+        *,
+        tau: float = 4.0,
+        kd_weight: float = 0.9,
+        ce_weight: float = 0.1,
+        tau_teacher: float | None = None,
+        until_epoch: int | None = None,
+    ):
         super().__init__()
-        self.tau, self.kd_weight, self.ce_weight = tau, kd_weight, ce_weight
+        if until_epoch is not None and until_epoch < 1:
+            raise ValueError(f"until_epoch must be at least 1, or None for KD in all epochs; got {until_epoch}.")
+        self.tau, self.tau_teacher, self.until_epoch = tau, tau_teacher, until_epoch
+        self.kd_weight, self.ce_weight = kd_weight, ce_weight
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
-        return {
-            "kd": self.kd_weight * losses.kd(student.logits, teacher.logits, tau=self.tau),
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.y),
-        }
+        ce = F.cross_entropy(student.logits, batch.y)
+        if self.until_epoch is not None and progress >= self.until_epoch:
+            return {"ce": ce}
+        matched = losses.kd(student.logits, teacher.logits, tau=self.tau, tau_teacher=self.tau_teacher)
+        return {"kd": self.kd_weight * matched, "ce": self.ce_weight * ce}
 
     def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float, float]:
-        return self.tau, self.tau
+        return self.tau, self.tau if self.tau_teacher is None else self.tau_teacher
 
 
 class ATKD(Method):

@@ -8,11 +8,10 @@ Source: He et al. 2016, section 4.2, with CRD's shortcuts (Tian et al. 2020): pa
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd_lib.models.fold import ConvBN, blocks_per_stage, initialise, read_out
-from kd_lib.shapes import Outputs
+from kd_lib.models.layers import Block, ConvBN, Network, Stage, blocks_per_stage, initialise
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """relu(ConvBN(relu(ConvBN(x))) + shortcut(x))."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -22,14 +21,14 @@ class BasicBlock(nn.Module):
         changes = stride != 1 or c_in != c_out
         self.shortcut = ConvBN(c_in, c_out, kernel=1, stride=stride) if changes else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def preactivation(self, x: Tensor) -> Tensor:
         y = self.second(F.relu(self.first(x), inplace=True))
         y += self.shortcut(x)
-        return F.relu(y, inplace=True)
+        return y
 
 
-class ResNet(nn.Module):
-    """Maps of the three stages, their pooled embedding and its logits.
+class ResNet(Network):
+    """Maps of the three stages, their pooled embedding and its logits. A stage's preactivation is its last block's sum.
 
     Args:
         n: blocks a stage.
@@ -45,14 +44,12 @@ class ResNet(nn.Module):
         self.stages = nn.ModuleList()
         for i, (c_in, c_out) in enumerate(zip((stem, *widths), widths, strict=False)):
             first = BasicBlock(c_in, c_out, stride=1 if i == 0 else 2)
-            self.stages.append(nn.Sequential(first, *(BasicBlock(c_out, c_out, stride=1) for _ in range(n - 1))))
+            self.stages.append(Stage(first, *(BasicBlock(c_out, c_out, stride=1) for _ in range(n - 1))))
         self.classifier = nn.Linear(widths[-1], n_classes)
         initialise(self)
 
-    def forward(self, x: Tensor) -> Outputs:
-        x = F.relu(self.stem(x), inplace=True)
-        maps = [x := stage(x) for stage in self.stages]
-        return read_out(maps, self.classifier)
+    def enter(self, x: Tensor) -> Tensor:
+        return F.relu(self.stem(x), inplace=True)
 
 
 def resnet(depth: int, *, n_classes: int, in_channels: int) -> ResNet:

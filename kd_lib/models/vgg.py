@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kd_lib.errors import unknown
-from kd_lib.models.fold import ConvBN, initialise, read_out
-from kd_lib.shapes import Outputs
+from kd_lib.models.layers import ConvBN, Network, initialise
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS_PER_STAGE = {8: 1, 13: 2}
@@ -18,19 +17,27 @@ SMALLEST = 8
 
 
 class Stage(nn.Sequential):
-    """ConvBN and ReLU, repeated; the first one changes the channels."""
+    """Max pooling where the stage begins with it, then ConvBN and ReLU, repeated; the first one changes the channels."""
 
-    def __init__(self, c_in: int, c_out: int, convolutions: int) -> None:
+    def __init__(self, c_in: int, c_out: int, convolutions: int, *, pools: bool) -> None:
         super().__init__(*(ConvBN(c_in if i == 0 else c_out, c_out, bias=True) for i in range(convolutions)))
+        self.pools = pools
+
+    def preactivation(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(x, 2) if self.pools else x
+        *layers, last = self
+        for layer in layers:
+            x = F.relu(layer(x), inplace=True)
+        return last(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = F.relu(layer(x), inplace=True)
-        return x
+        return F.relu(self.preactivation(x), inplace=True)
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Maps of the five stages (after their last ReLU, before pooling), the pooled embedding and its logits.
+
+    A stage's preactivation is its last batch norm's output. There is no stem: `forward_from(x, 0)` begins with images.
 
     Args:
         convolutions: in each stage.
@@ -41,21 +48,19 @@ class VGG(nn.Module):
         super().__init__()
         self.stage_channels = WIDTHS
         ends = zip((in_channels, *WIDTHS), WIDTHS, strict=False)
-        self.stages = nn.ModuleList(Stage(c_in, c_out, convolutions) for c_in, c_out in ends)
+        self.stages = nn.ModuleList(
+            Stage(c_in, c_out, convolutions, pools=1 <= i <= 3) for i, (c_in, c_out) in enumerate(ends)
+        )
         self.classifier = nn.Linear(WIDTHS[-1], n_classes)
         initialise(self)
 
-    def forward(self, x: Tensor) -> Outputs:
+    def enter(self, x: Tensor) -> Tensor:
         """Raises ValueError where an image is too small to be halved three times."""
         if min(x.shape[2:]) < SMALLEST:
             raise ValueError(
                 f"images of {x.shape[2]}x{x.shape[3]} are too small for a VGG: at least {SMALLEST} pixels a side."
             )
-        maps = []
-        for i, stage in enumerate(self.stages):
-            x = stage(F.max_pool2d(x, 2) if 1 <= i <= 3 else x)
-            maps.append(x)
-        return read_out(maps, self.classifier)
+        return x
 
 
 def vgg(depth: int, *, n_classes: int, in_channels: int) -> VGG:

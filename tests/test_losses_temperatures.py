@@ -1,0 +1,423 @@
+"""The family of temperatures against slow loops, hand-worked values, identities and finite differences."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from kd_lib import losses
+from kd_lib.losses import atkd, ctkd, dist, dtkd, dtkd_temperatures, kd, logit_std, normkd, sigma, skd, ttm, wttm
+
+THETA = torch.tensor(1.0, dtype=torch.float64)
+
+
+def ctkd_at_one(z_s, z_t):
+    return ctkd(z_s, z_t, theta=THETA)
+
+
+FAMILY = {
+    "skd": skd,
+    "normkd": normkd,
+    "logit_std": logit_std,
+    "dtkd": dtkd,
+    "ttm": ttm,
+    "wttm": wttm,
+    "ctkd": ctkd_at_one,
+}
+EACH = pytest.mark.parametrize("loss", FAMILY.values(), ids=FAMILY)
+
+
+def logits(*shape: int, seed: int = 0, spread: float = 3.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread).to(dtype)
+
+
+def pair(b: int = 5, c: int = 7, *, grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    return logits(b, c, seed=1).requires_grad_(grad), logits(b, c, seed=2, spread=4.0).requires_grad_(grad)
+
+
+def slow_softmax(row: list[float], tau: float = 1.0) -> list[float]:
+    weights = [math.exp(value / tau) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def slow_kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def slow_sigma(row: list[float], ddof: int = 0) -> float:
+    mean = sum(row) / len(row)
+    return math.sqrt(sum((value - mean) ** 2 for value in row) / (len(row) - ddof))
+
+
+def slow_z(row: list[float], ddof: int = 0) -> list[float]:
+    mean, size = sum(row) / len(row), slow_sigma(row, ddof)
+    return [(value - mean) / size for value in row]
+
+
+def slow_skd(s, t):
+    rescaled = [value * slow_sigma(t) / slow_sigma(s) for value in s]
+    return 16 * slow_kl(slow_softmax(t, 4.0), slow_softmax(rescaled, 4.0))
+
+
+def slow_normkd(s, t):
+    return (2 * slow_sigma(t)) ** 2 * slow_kl(slow_softmax(slow_z(t), 2.0), slow_softmax(slow_z(s), 2.0))
+
+
+def slow_logit_std(s, t):
+    return 4 * slow_kl(slow_softmax(slow_z(t), 2.0), slow_softmax(slow_z(s), 2.0))
+
+
+def slow_dtkd(s, t):
+    m_s, m_t = (math.log(sum(math.exp(value) for value in row)) for row in (s, t))
+    tau_s, tau_t = (8 * m / (m_s + m_t) for m in (m_s, m_t))
+    return tau_s * tau_t * slow_kl(slow_softmax(t, tau_t), slow_softmax(s, tau_s))
+
+
+def slow_powers(t):
+    return [p**0.1 for p in slow_softmax(t)]
+
+
+def slow_ttm(s, t):
+    powers = slow_powers(t)
+    return slow_kl([power / sum(powers) for power in powers], slow_softmax(s))
+
+
+def slow_wttm(s, t):
+    return sum(slow_powers(t)) * slow_ttm(s, t)
+
+
+def slow_ctkd(s, t):
+    tau = 1 + 20 / (1 + math.exp(-1))
+    return tau**2 * slow_kl(slow_softmax(t, tau), slow_softmax(s, tau))
+
+
+SLOW = [slow_skd, slow_normkd, slow_logit_std, slow_dtkd, slow_ttm, slow_wttm, slow_ctkd]
+
+
+# all of them
+
+
+@pytest.mark.parametrize(("loss", "slow"), list(zip(FAMILY.values(), SLOW, strict=True)), ids=FAMILY)
+@pytest.mark.parametrize("shape", [(5, 7), (1, 3), (3, 20)], ids=str)
+def test_each_loss_equals_the_loop(loss, slow, shape):
+    z_s, z_t = pair(*shape)
+    expected = sum(slow(s, t) for s, t in zip(z_s.tolist(), z_t.tolist(), strict=True)) / len(z_s)
+    assert loss(z_s, z_t).item() == pytest.approx(expected, rel=1e-12)
+
+
+@EACH
+def test_gradients_of_both_sides_by_finite_differences(loss):
+    assert gradcheck(loss, pair(3, 4, grad=True))
+
+
+@EACH
+def test_losses_are_averaged_over_the_batch_and_summed_over_classes(loss):
+    z_s, z_t = pair()
+    single = torch.stack([loss(z_s[i : i + 1], z_t[i : i + 1]) for i in range(5)])
+    assert loss(z_s, z_t).item() == pytest.approx(single.mean().item(), rel=1e-12)
+    if loss in (dtkd, wttm):
+        return  # their temperatures and weights depend on the number of classes
+    # Every class twice halves each probability and leaves the KL as it is; a mean over classes would halve it too.
+    assert loss(z_s.repeat(1, 2), z_t.repeat(1, 2)).item() == pytest.approx(loss(z_s, z_t).item(), rel=1e-12)
+
+
+@EACH
+def test_a_shift_of_all_logits_changes_nothing_but_dtkd(loss):
+    z_s, z_t = pair()
+    shift = 1 + logits(5, 1, seed=9).abs()
+    for moved in (loss(z_s + shift, z_t), loss(z_s, z_t + shift)):
+        same = moved.item() == pytest.approx(loss(z_s, z_t).item(), rel=1e-12)
+        assert same == (loss is not dtkd)
+
+
+@EACH
+def test_a_detached_teacher_gets_no_gradient_and_a_live_one_does(loss):
+    z_s, z_t = pair(grad=True)
+    loss(z_s, z_t.detach()).backward()
+    assert z_t.grad is None and z_s.grad.abs().max().item() > 1e-3
+    loss(z_s, z_t).backward()
+    assert z_t.grad.abs().max().item() > 1e-4
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_short_floats_cost_no_more_than_their_own_rounding(loss, dtype):
+    z_s, z_t = (z.to(dtype) for z in pair(8, 100))
+    assert loss(z_s, z_t).item() == pytest.approx(loss(z_s.double(), z_t.double()).item(), rel=1e-5)
+
+
+@EACH
+def test_extreme_logits_give_finite_losses_and_gradients_on_both_sides(loss):
+    z_s, z_t = (1e4 * torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, 1.0]]).roll(turn, 1) for turn in (0, 1))
+    z_s, z_t = z_s.requires_grad_(), z_t.requires_grad_()
+    value = loss(z_s, z_t)
+    value.backward()
+    assert value.isfinite() and value > 0
+    assert z_s.grad.isfinite().all() and z_t.grad.isfinite().all()
+
+
+@EACH
+def test_logits_must_be_two_matrices_of_one_shape(loss):
+    with pytest.raises(ValueError, match="of one shape"):
+        loss(logits(4, 3), logits(1, 3))
+
+
+# sigma on one or both sides
+
+
+def test_skd_is_kd_after_the_student_took_the_teachers_size():
+    z_s, z_t = pair()
+    rescaled = z_s * sigma(z_t) / sigma(z_s)
+    assert skd(z_s, z_t).item() == pytest.approx(kd(rescaled, z_t).item(), rel=1e-12)
+    assert skd(rescaled, z_t).item() == pytest.approx(kd(rescaled, z_t).item(), rel=1e-12)  # equal sizes: nothing to do
+    assert skd(0.1 * z_s, z_t).item() == pytest.approx(skd(z_s, z_t).item(), rel=1e-12)
+    assert abs(skd(z_s, 0.1 * z_t).item() / skd(z_s, z_t).item() - 1) > 0.5  # the teacher's size does count
+
+
+def test_logit_std_is_kd_of_z_scores_and_atkd_at_tau_one():
+    z_s, z_t = pair()
+    scores = [(z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True, correction=0) for z in (z_s, z_t)]
+    assert logit_std(z_s, z_t, tau=3.0).item() == pytest.approx(kd(*scores, tau=3.0).item(), rel=1e-12)
+    assert logit_std(*scores, tau=3.0).item() == pytest.approx(kd(*scores, tau=3.0).item(), rel=1e-12)
+    assert logit_std(z_s, z_t, tau=1.0).item() == pytest.approx(atkd(z_s, z_t).item(), rel=1e-12)
+
+
+def test_normkd_weights_each_sample_of_logit_std_by_the_teachers_variance():
+    z_s, z_t = pair()
+    for s, t in zip(z_s.split(1), z_t.split(1), strict=True):
+        assert normkd(s, t).item() == pytest.approx(sigma(t).item() ** 2 * logit_std(s, t).item(), rel=1e-12)
+
+
+def test_the_authors_spherical_code_is_logit_std_times_a_constant():
+    """Both sides at sigma 2 and temperature 4: a standardised temperature of 2, and 16 in front instead of 4."""
+    z_s, z_t = pair()
+    at_two = [2 * (z - z.mean(1, keepdim=True)) / sigma(z) for z in (z_s, z_t)]
+    assert kd(*at_two, tau=4.0).item() == pytest.approx(4 * logit_std(z_s, z_t, tau=2.0).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [skd, normkd, logit_std])
+def test_the_students_size_has_no_gradient(loss):
+    z_s, z_t = pair(grad=True)
+    (gradient,) = torch.autograd.grad(loss(z_s, z_t), z_s)
+    assert gradient.abs().max().item() > 1e-2
+    torch.testing.assert_close((gradient * z_s).sum(1), torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loss", [normkd, logit_std])
+def test_unbiased_sigma_only_raises_the_temperatures(loss):
+    z_s, z_t = pair()
+    more = math.sqrt(7 / 6)  # C / (C - 1)
+    factor = 1.0 if loss is normkd else more**2
+    expected = loss(z_s, z_t, tau=2 * more).item() / factor
+    assert loss(z_s, z_t, tau=2.0, unbiased=True).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [skd, normkd, logit_std])
+@pytest.mark.parametrize("flat", [0, 1], ids=["student", "teacher"])
+def test_constant_logits_are_finite(loss, flat):
+    z = [logits(2, 4, dtype=torch.float32), logits(2, 4, seed=1, dtype=torch.float32)]
+    z[flat] = torch.full((2, 4), 5.3)
+    z[0].requires_grad_()
+    loss(*z).backward()
+    assert z[0].grad.isfinite().all()
+
+
+# dtkd
+
+
+def test_dtkd_temperatures_by_hand():
+    # logsumexp is log 4 for the student and log 16 = 2 log 4 for the teacher: the budget of 8 is divided 1 : 2.
+    z_s, z_t = torch.zeros(1, 4, dtype=torch.float64), torch.full((1, 4), math.log(4), dtype=torch.float64)
+    tau_s, tau_t = dtkd_temperatures(z_s, z_t)
+    assert (tau_s.item(), tau_t.item()) == (pytest.approx(8 / 3), pytest.approx(16 / 3))
+
+
+def test_dtkd_temperatures_share_the_budget_and_give_both_sides_one_sharpness_per_temperature():
+    z_s, z_t = pair()
+    tau_s, tau_t = dtkd_temperatures(z_s, z_t, tau=3.0)
+    torch.testing.assert_close(tau_s + tau_t, torch.full((5, 1), 6.0, dtype=torch.float64))
+    torch.testing.assert_close(z_s.logsumexp(1, keepdim=True) / tau_s, z_t.logsumexp(1, keepdim=True) / tau_t)
+    assert tau_s.shape == (5, 1)
+
+
+def test_dtkd_of_equally_sharp_sides_is_kd():
+    z_t = logits(5, 7)
+    assert dtkd(z_t.flip(1), z_t).item() == pytest.approx(kd(z_t.flip(1), z_t).item(), rel=1e-12)
+
+
+def test_dtkd_says_when_logits_leave_it_without_a_temperature():
+    z_s, z_t = pair()
+    with pytest.raises(ValueError, match=r"tau_. must be positive"):
+        dtkd(z_s - 30, z_t)
+    centred = [z - z.mean(1, keepdim=True) for z in (z_s, z_t)]
+    assert min(z.logsumexp(1).min().item() for z in centred) > math.log(7)  # so centred logits never do
+    assert dtkd(*centred).isfinite()
+
+
+# ttm, wttm
+
+
+def test_ttm_by_hand():
+    # The teacher predicts (16/17, 1/17); its fourth root is 2 : 1. The student predicts (1/2, 1/2).
+    z_s, z_t = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[math.log(16), 0.0]], dtype=torch.float64)
+    expected = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
+    assert ttm(z_s, z_t, gamma=0.25).item() == pytest.approx(expected)
+    power_sum = (16 / 17) ** 0.25 + (1 / 17) ** 0.25
+    assert wttm(z_s, z_t, gamma=0.25).item() == pytest.approx(power_sum * expected)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.25, 0.5])
+def test_ttm_is_kd_with_a_renyi_entropy(gamma):
+    """Zheng & Yang Eq. 15, with T = 1 / gamma."""
+    z_s, z_t = pair(1, 7)
+    temperature = 1 / gamma
+    p_s, p_hat = z_s.softmax(1), (z_t * gamma).softmax(1)
+    renyi = (p_s**gamma).sum().log() / (1 - gamma)
+    entropy = -(p_hat * p_hat.log()).sum()
+    kl = kd(z_s, z_t, tau=temperature) / temperature**2
+    expected = temperature * kl - (temperature - 1) * renyi + (temperature - 1) * entropy
+    assert ttm(z_s, z_t, gamma=gamma).item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_ttm_at_gamma_one_is_the_kl_and_so_is_wttm():
+    z_s, z_t = pair()
+    for loss in (ttm, wttm):
+        assert loss(z_s, z_t, gamma=1.0).item() == pytest.approx(kd(z_s, z_t, tau=1.0).item(), rel=1e-12)
+
+
+def test_ttm_pulls_the_untempered_student_to_the_smoothed_teacher():
+    z_s, z_t = pair(grad=True)
+    (gradient,) = torch.autograd.grad(ttm(z_s, z_t, gamma=0.2), z_s)
+    torch.testing.assert_close(gradient, (z_s.softmax(1) - (0.2 * z_t).softmax(1)) / 5)  # Eq. 20
+
+
+def test_wttm_weights_lie_between_a_sure_and_a_uniform_teacher():
+    sure, uniform = torch.tensor([[200.0, 0.0, 0.0, 0.0]]).double(), torch.zeros(1, 4).double()
+    z_s = logits(1, 4)
+    for z_t, weight in ((uniform, 4**0.75), (sure, 1.0)):
+        assert wttm(z_s, z_t, gamma=0.25).item() == pytest.approx(weight * ttm(z_s, z_t, gamma=0.25).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [ttm, wttm])
+@pytest.mark.parametrize("gamma", [0.0, -0.1, 1.5, math.nan])
+def test_gamma_out_of_range_is_refused(loss, gamma):
+    with pytest.raises(ValueError, match="gamma must"):
+        loss(*pair(), gamma=gamma)
+
+
+# ctkd
+
+
+def test_ctkd_is_kd_at_the_learned_temperature():
+    z_s, z_t = pair()
+    for theta, tau in ((0.0, 11.0), (math.log(3), 16.0), (-math.log(3), 6.0)):
+        value = torch.tensor(theta, dtype=torch.float64)
+        assert losses.learned_temperature(value).item() == pytest.approx(tau)
+        assert ctkd(z_s, z_t, theta=value).item() == pytest.approx(kd(z_s, z_t, tau=tau).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("weight", [-1.0, -0.3, 0.0, 1.0])
+def test_ctkd_scales_the_gradient_of_theta_and_no_other(weight):
+    z_s, z_t = pair(grad=True)
+    theta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    plain = torch.autograd.grad(kd(z_s, z_t, tau=1 + 20 * theta.sigmoid()), (z_s, z_t, theta))
+    value = ctkd(z_s, z_t, theta=theta, gradient_weight=weight)
+    of_s, of_t, of_theta = torch.autograd.grad(value, (z_s, z_t, theta))
+    torch.testing.assert_close(of_s, plain[0])
+    torch.testing.assert_close(of_t, plain[1])
+    assert abs(plain[2].item()) > 1e-3
+    assert of_theta.item() == pytest.approx(weight * plain[2].item(), abs=1e-15)
+
+
+def test_descent_moves_theta_so_that_the_loss_grows():
+    z_s, z_t = pair()
+    theta = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    values = []
+    for _ in range(20):
+        value = ctkd(z_s, z_t, theta=theta, gradient_weight=-1.0)
+        values.append(value.item())
+        (gradient,) = torch.autograd.grad(value, theta)
+        theta = (theta - 0.05 * gradient).detach().requires_grad_()
+    assert all(later > earlier for earlier, later in itertools.pairwise(values))
+
+
+# unequal temperatures of kd
+
+
+def test_kd_with_a_temperature_for_each_side_by_hand():
+    # The student at tau 2 predicts (1/2, 1/2), the teacher at tau 3 (3/4, 1/4).
+    z_s, z_t = torch.ones(1, 2, dtype=torch.float64), torch.tensor([[3 * math.log(3), 0.0]], dtype=torch.float64)
+    expected = 6 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert kd(z_s, z_t, tau=2.0, tau_teacher=3.0).item() == pytest.approx(expected)
+
+
+def test_kd_with_equal_temperatures_needs_no_second_one():
+    z_s, z_t = pair()
+    assert kd(z_s, z_t, tau=4.0, tau_teacher=4.0).item() == kd(z_s, z_t, tau=4.0).item()
+
+
+@pytest.mark.parametrize(("tau", "tau_teacher"), [(3.5, 4.0), (4.0, 5.0)])
+def test_unequal_temperatures_ask_for_a_student_of_another_size(tau, tau_teacher):
+    z_t = logits(5, 7)
+    matched = (z_t * tau / tau_teacher).requires_grad_()
+    value = kd(matched, z_t, tau=tau, tau_teacher=tau_teacher)
+    value.backward()
+    assert value.item() == pytest.approx(0.0, abs=1e-13) and matched.grad.abs().max().item() < 1e-13
+
+
+def test_the_product_of_temperatures_keeps_the_teachers_pull():
+    z_s, z_t = (z - z.mean(1, keepdim=True) for z in pair())
+    z_s.requires_grad_()
+    for tau, tau_teacher in ((1e5, 1e5), (2e5, 1e5), (1e5, 3e5)):
+        (gradient,) = torch.autograd.grad(kd(z_s, z_t, tau=tau, tau_teacher=tau_teacher), z_s)
+        expected = (z_s.detach() * tau_teacher / tau - z_t) / 7 / 5
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+# the sizes of their gradients
+
+
+def at_sigma(z: torch.Tensor, size: float) -> torch.Tensor:
+    return size * (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True, correction=0)
+
+
+def gradient_sizes(sigma_s: float, sigma_t: float) -> dict[str, float]:
+    """Mean length of each sample's gradient in z_s, unweighted, for 100 classes and a half-trained student."""
+    z_t = logits(64, 100, seed=3)
+    z_s = at_sigma(z_t + logits(64, 100, seed=4), sigma_s).requires_grad_()
+    z_t = at_sigma(z_t, sigma_t)
+    family = {
+        "kd": kd,
+        "atkd": atkd,
+        "atkd_16": lambda a, b: atkd(a, b, scale=16.0),
+        **FAMILY,
+        "dist": dist,
+    }
+    return {
+        name: torch.autograd.grad(64 * loss(z_s, z_t), z_s)[0].norm(dim=1).mean().item()
+        for name, loss in family.items()
+    }
+
+
+def test_printed_atkd_is_an_order_of_magnitude_weaker_than_kd():
+    """At the spread of ATKD Table 13, sigma 3.5: scale over temperature is 16 / 4 for KD and 1 / 3.5, so 14 if all were linear."""
+    sizes = gradient_sizes(3.5, 3.5)
+    assert 10 < sizes["kd"] / sizes["atkd"] < 4 * 3.5
+    z_t = at_sigma(logits(8, 100, seed=3), 3.5)
+    z_s = at_sigma(z_t + logits(8, 100, seed=4), 3.5).requires_grad_()
+    (strong,) = torch.autograd.grad(kd(z_s, z_t, tau=3.5), z_s)
+    (weak,) = torch.autograd.grad(atkd(z_s, z_t, detach_tau=True), z_s)
+    torch.testing.assert_close(strong, 3.5**2 * weak)  # at the same temperature exactly the missing factor
+
+
+def test_gradient_sizes_of_the_family_are_those_of_one_formula():
+    sizes = gradient_sizes(3.0, 4.0)
+    assert sizes["atkd_16"] / sizes["atkd"] == pytest.approx(16)
+    assert sizes["normkd"] / sizes["logit_std"] == pytest.approx(4.0**2)  # the teacher's variance
+    assert sizes["skd"] == pytest.approx(sizes["atkd_16"])  # a teacher of sigma 4 is at temperature sigma in both
+    z_s, z_t = logits(8, 100, seed=3), at_sigma(logits(8, 100, seed=4), 4.0)
+    assert skd(z_s, z_t, tau=8.0).item() == pytest.approx(normkd(z_s, z_t, tau=2.0).item(), rel=1e-12)
+    sharing_a_formula = [size for name, size in sizes.items() if name not in ("ttm", "wttm", "dist")]
+    assert max(sharing_a_formula) / min(sharing_a_formula) > 14
