@@ -17,7 +17,8 @@ Usage: ./run_all.sh [OPTIONS]                 set up, then run the notebooks and
 Options:
   --scale smoke|demo|short|paper   smoke: seconds a notebook, for the tests; demo (default): all in minutes on a laptop;
                                    short: real data without a big GPU; paper: the papers' protocol, on a GPU
-  --only NN[,NN]                   these notebooks only, by number
+  --only NN[,NN]                   these notebooks only, by number (default: the main ones; --list says which take longer)
+  --all                            every notebook
   -p NAME=VALUE                    set a notebook parameter; may be repeated
   --jobs N                         training processes side by side (default: one a core)
   --list                           list the notebooks and stop

@@ -6,11 +6,13 @@ The cell tagged `parameters` holds plain literals, the values of scale demo; the
 import ast
 import io
 import tokenize
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kd_lib.errors import unknown
 
 SCALES = ("smoke", "demo", "short", "paper")
+ON_REQUEST = "on_request"
 SCALAR_TYPES = (bool, int, float, str)
 
 
@@ -154,7 +156,7 @@ def from_scales(parameters: dict[str, dict[str, Parameter]], scales: dict, scale
             raise unknown("scale in scales.yaml", name, SCALES)
     if scale not in scales:
         raise ValueError(f"scales.yaml has no block for scale {scale!r}")
-    blocks = {name: block or {} for name, block in (scales[scale] or {}).items()}
+    blocks = {name: block or {} for name, block in (scales[scale] or {}).items() if name != ON_REQUEST}
     where = f"in scales.yaml at scale {scale}"
     for name in blocks:
         if name not in (*parameters, "all"):
@@ -170,6 +172,19 @@ def from_scales(parameters: dict[str, dict[str, Parameter]], scales: dict, scale
         defaults = {name: parameter.default for name, parameter in own.items()}
         values[notebook] = defaults | fitted | {"scale": scale}
     return values
+
+
+def on_request(scales: dict, scale: str, names: Sequence[str]) -> list[str]:
+    """The notebooks that a scale leaves out unless they are asked for: the list `on_request` of its block.
+
+    Raises:
+        ValueError: a notebook that does not exist.
+    """
+    listed = (scales.get(scale) or {}).get(ON_REQUEST, [])
+    for name in listed:
+        if name not in names:
+            raise unknown(f"notebook in scales.yaml at scale {scale}, {ON_REQUEST}", name, names)
+    return listed
 
 
 def _check_names(given: dict, allowed: dict | set, what: str) -> None:

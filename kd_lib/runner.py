@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kd_lib import notebooks as files
 from kd_lib.errors import unknown
 from kd_lib.notebooks import collect_runs, source_hash, stale
-from kd_lib.parameters import SCALES, Parameter, declared, from_scales, with_overrides
+from kd_lib.parameters import SCALES, Parameter, declared, from_scales, on_request, with_overrides
 from kd_lib.paths import project_root, store_root
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def main(argv: list[str], *, notebooks: Path | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_ARGUMENTS
     if arguments.list:
-        _print_list(selection)
+        _print_list(selection, arguments.on_request)
         return FINE
     from kd_lib.execution import interruptible
 
@@ -93,7 +93,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--scale", default="demo", help=f"one of {', '.join(SCALES)} (default: %(default)s)")
-    parser.add_argument("--only", metavar="NN[,NN]", help="numbers of the notebooks (default: all)")
+    parser.add_argument("--only", metavar="NN[,NN]", help="numbers of the notebooks (default: the scale's main ones)")
+    parser.add_argument("--all", action="store_true", help="every notebook, those that take longer among them")
     parser.add_argument(
         "-p",
         dest="set",
@@ -138,12 +139,15 @@ def _select(folder: Path, arguments: argparse.Namespace) -> list[Selected]:
     parameters = {name: _declared(name, notebook) for name, notebook in contents.items()}
     if not found:
         raise ValueError(f"no notebooks (NN_name.ipynb) in {folder}")
-    names = list(found) if arguments.only is None else _numbered(arguments.only, list(found))
     try:
         scales = yaml.safe_load((folder / "scales.yaml").read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"scales.yaml is not YAML: {error}") from None
     values = from_scales(parameters, scales, arguments.scale)
+    arguments.on_request = on_request(scales, arguments.scale, list(found))
+    arguments.left_out = [] if arguments.all or arguments.list or arguments.only else arguments.on_request
+    names = _numbered(arguments.only, list(found)) if arguments.only else list(found)
+    names = [name for name in names if name not in arguments.left_out]
     values = with_overrides({name: values[name] for name in names}, parameters, arguments.set)
     selection = [Selected(found[name], contents[name], parameters[name], values[name]) for name in names]
     for one in selection:
@@ -167,11 +171,12 @@ def _numbered(only: str, names: list[str]) -> list[str]:
     return [name for name in names if name[:2] in numbers]
 
 
-def _print_list(selection: list[Selected]) -> None:
+def _print_list(selection: list[Selected], on_request: list[str]) -> None:
     for one in selection:
         seconds = one.notebook["metadata"].get("kd", {}).get("seconds")
         cost = "" if seconds is None else f"  [{seconds} s at demo scale, once its runs are there]"
-        print(f"{one.name[:2]}  {files.question(one.notebook)}{cost}")
+        when = "  [on request: --only or --all]" if one.name in on_request else ""
+        print(f"{one.name[:2]}  {files.question(one.notebook)}{cost}{when}")
         for name, value in one.values.items():
             text = f"{name} = {value!r}"
             print(textwrap.indent(f"{text:38}  {one.parameters[name].help}".rstrip(), "      "))
@@ -201,6 +206,7 @@ def _dry_run(selection: list[Selected], arguments: argparse.Namespace) -> int:
     for one in selection:
         if one.name in runs:
             print(f"  {one.name} -> {_shown(_output(one))}")
+    _say_left_out(arguments)
     for problem in problems:
         print(problem, file=sys.stderr)
     return FINE
@@ -219,6 +225,7 @@ def _run(selection: list[Selected], arguments: argparse.Namespace) -> int:
     results = execute_all(tasks, directory=selection[0].path.parent, jobs=arguments.jobs or _cores())
     failures = blocked | {result.name: result.failure for result in results if result.failure}
     _summarise(selection, results, failures)
+    _say_left_out(arguments)
     if failures:
         return FAILED
     return _publish(selection, results) if arguments.publish else FINE
@@ -268,6 +275,12 @@ def _summarise(selection: list[Selected], results: "list[Result]", failures: dic
             print(f"{'':{width}}  an earlier result is still there: {path}")
     failed = f"; failed: {', '.join(sorted(failures))}" if failures else ""
     print(f"\n{len(selection) - len(failures)} of {len(selection)} notebooks ok{failed}")
+
+
+def _say_left_out(arguments: argparse.Namespace) -> None:
+    if arguments.left_out:
+        numbers = ",".join(name[:2] for name in arguments.left_out)
+        print(f"Left out, because they train longer: {', '.join(arguments.left_out)}. To run them: --only {numbers}")
 
 
 def _publish(selection: list[Selected], results: "list[Result]") -> int:
