@@ -93,7 +93,7 @@ def _step(run: Run, pace: float) -> Step:
 def _shape_cost(network: str, n_classes: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Multiply-adds of one sample's forward pass, number of layers, number of parameters."""
     with torch.random.fork_rng(devices=[]):
-        built = models.build(network, n_classes=n_classes, in_channels=shape[0])
+        built = models.build(network, n_classes=n_classes, in_channels=shape[0], published=False)
     layers = sum(1 for m in built.modules() if not list(m.children()))
     return cost.multiply_adds(built, shape), layers, cost.parameters(built)
 

@@ -91,7 +91,9 @@ class Result:
 
     def network(self) -> nn.Module:
         """The trained network, on the CPU, in evaluation mode."""
-        network = models.build(self.run.network, n_classes=self.data.n_classes, in_channels=self.data.in_channels)
+        network = models.build(
+            self.run.network, n_classes=self.data.n_classes, in_channels=self.data.in_channels, published=False
+        )
         network.load_state_dict(self._weights("student."))
         return network.eval()
 

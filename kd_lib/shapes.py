@@ -15,7 +15,8 @@ class Outputs(NamedTuple):
         logits: [B, C], float32, before any temperature.
         embedding: [B, D], float32, the pooled features that the classifier reads.
         maps: one [B, channels, H, W] tensor a stage, after the stage's last activation.
-        preactivations: the same maps before that activation; only from a network whose `keep_preactivations` is True.
+        preactivations: the same maps before that activation (of a wide ResNet's first two stages: what the batch norm after
+            the map gives); only from a network whose `keep_preactivations` is True.
     """
 
     logits: Tensor

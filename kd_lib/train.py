@@ -122,7 +122,7 @@ def start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         sizes = {"n_classes": data.n_classes, "in_channels": data.in_channels}
-        student = models.build(run.network, **sizes)
+        student = models.build(run.network, **sizes, published=initial is None)
         if initial is not None:
             student.load_state_dict(initial)
         student = place(student, device)

@@ -1,7 +1,7 @@
 """The description of a run: strict, helpful, and keyed by meaning."""
 
 import pytest
-from tiny import TEACHER, TINY, student
+from tiny import TEACHER, TINY, example, student
 
 from kd_lib.config import ConfigError, Run, protocol
 from kd_lib.methods import METHODS
@@ -68,7 +68,10 @@ def test_whatever_changes_the_result_changes_the_key():
         student(split="validation", teacher=TEACHER.replace(split="validation")),
         student(teacher=TEACHER.replace(seed=5)),
         student(precision="fp32"),
-        *(student(name) for name in METHODS if name not in ("alone", "kd")),
+        student(start_from=student()),
+        student(start_from=student(seed=2)),
+        student(stop_after=1),
+        *(example(name) for name in METHODS if name not in ("alone", "kd")),
     ]
     assert len({run.key for run in variants}) == len(variants)
 
@@ -91,3 +94,25 @@ def test_the_default_is_the_papers_protocol():
     assert [round(m * run.epochs) for m in run.milestones] == [150, 180, 210]
     assert protocol("digits100", epochs=3, lr=None)["epochs"] == 3
     assert protocol("digits100", lr=None)["lr"] == 0.2
+
+
+def test_epochs_that_are_trained():
+    assert example("ab").total_epochs == example("ab").setup_epochs + 2 == 3
+    assert student(stop_after=1).total_epochs == 1
+    assert student().total_epochs == 2
+    assert [run.key for run in student(start_from=student(seed=2)).parents] == [TEACHER.key, student(seed=2).key]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stop_after": 3}, "stop_after=3 is beyond the run's 2 epochs"),
+        ({"start_from": TEACHER}, "resnet8-w2 cannot start from the weights of resnet8-w4"),
+        ({"start_from": student(split="validation", teacher=TEACHER.replace(split="validation"))}, "same data"),
+        ({"peers": ("resnet8-w2",)}, "needs no peers"),
+        ({"method": "dml", "teacher": None, "peers": ("resnet8-w3x",)}, "resnet8-w3x"),
+    ],
+)
+def test_parents_and_peers_that_do_not_fit_are_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        student(**change)

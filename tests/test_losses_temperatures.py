@@ -249,8 +249,11 @@ def test_dtkd_of_equally_sharp_sides_is_kd():
 
 def test_dtkd_says_when_logits_leave_it_without_a_temperature():
     z_s, z_t = pair()
-    with pytest.raises(ValueError, match=r"tau_. must be positive"):
-        dtkd(z_s - 30, z_t)
+    for low in ((z_s - 30, z_t), (z_s - 30, z_t - 30)):  # both negative would give positive temperatures without sense
+        with pytest.raises(ValueError, match=r"sharpness of the student must be positive.*Centre"):
+            dtkd(*low)
+    with pytest.raises(ValueError, match=r"sharpness of the teacher must be positive"):
+        dtkd(z_s, z_t - 30)
     centred = [z - z.mean(1, keepdim=True) for z in (z_s, z_t)]
     assert min(z.logsumexp(1).min().item() for z in centred) > math.log(7)  # so centred logits never do
     assert dtkd(*centred).isfinite()

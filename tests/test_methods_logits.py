@@ -97,10 +97,11 @@ def test_only_the_student_learns_from_a_detached_teacher_and_both_from_a_live_on
         (NormKD(tau=1.5), "teacher"),
         (LogitStd(tau=3.0), 9.0),
         (DTKD(tau=3.0), "both"),
+        (DTKD(tau=3.0, centred=True), "both"),
         (TTM(gamma=0.2), 1.0),
         (CTKD(theta=0.0), 121.0),
     ],
-    ids=["kd", "kd unequal", "skd", "normkd", "logit_std", "dtkd", "ttm", "ctkd"],
+    ids=["kd", "kd unequal", "skd", "normkd", "logit_std", "dtkd", "dtkd centred", "ttm", "ctkd"],
 )
 def test_each_method_compares_at_the_temperatures_it_names(method, scale):
     s, t = outputs(1), outputs(2)
@@ -162,6 +163,16 @@ def test_all_but_the_cross_entropy_warms_up(name):
         torch.testing.assert_close(early[term], value if term == "ce" else value / 4)
     at_once = METHODS[name].method(warmup=0.0)(s, t, data, 0.0)
     torch.testing.assert_close(at_once, late)
+
+
+def test_centred_dtkd_ignores_how_high_all_logits_lie():
+    s, t, data = outputs(1), outputs(2), batch()
+    low = s._replace(logits=s.logits - 50)
+    method = DTKD(centred=True)
+    torch.testing.assert_close(method(low, t, data, 30.0), method(s, t, data, 30.0), rtol=1e-4, atol=1e-5)
+    assert DTKD()(s, t, data, 30.0)["dtkd"].item() != pytest.approx(method(s, t, data, 30.0)["dtkd"].item(), rel=1e-3)
+    with pytest.raises(ValueError, match="sharpness of the student"):
+        DTKD()(low, t, data, 30.0)
 
 
 # ctkd

@@ -34,9 +34,10 @@ def staged(**changes) -> Staged:
     return Staged(Plain(), **{**NAMES, **changes})
 
 
-def test_outputs_are_the_named_modules():
+@pytest.mark.parametrize("keep", [False, True])
+def test_outputs_are_the_named_modules(keep):
     model, x = staged(preactivations=["act1", "layer2.1"]), torch.randn(2, 3, 8, 8)
-    model.keep_preactivations = True
+    model.keep_preactivations = keep
     outputs, network = model(x), model.network
     f1 = network.layer1(x)
     z2 = network.layer2[0](f1.relu())
@@ -44,7 +45,7 @@ def test_outputs_are_the_named_modules():
     for f, wanted in zip(outputs.maps, expected, strict=True):
         torch.testing.assert_close(f, wanted)
     assert outputs.maps[0].min() < 0, "the ReLU after the stage has changed its map"
-    torch.testing.assert_close(outputs.preactivations, (f1, z2))
+    torch.testing.assert_close(outputs.preactivations, (f1, z2) if keep else ())
     torch.testing.assert_close(outputs.embedding, z2.relu().mean((2, 3)))
     torch.testing.assert_close(outputs.logits, network.fc(outputs.embedding))
     assert not torch.allclose(outputs.logits, network(x))

@@ -94,6 +94,18 @@ def test_linear_finds_the_best_convex_combination(m, b, c):
         assert (target[n] @ gradient - slopes.min()).item() == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("m", [3, 5])
+def test_linear_mixes_more_than_two_members(m):
+    """Each member is wrong about a class of its own, so that the best mixture needs all of them, in unequal parts."""
+    wrong = torch.arange(1.0, m + 1, dtype=torch.float64)
+    z = [wrong[i] * F.one_hot(torch.tensor([i + 1]), m + 1).double() for i in range(m)]
+    # equal slopes p_i a_i in all members; p_i is proportional to exp(alpha_i a_i)
+    target = losses.kdcl_linear(z, torch.tensor([0]))
+    slopes = F.softmax(target[0], 0)[1:] * wrong
+    torch.testing.assert_close(slopes, slopes.mean().expand(m), rtol=1e-4, atol=0)
+    assert (target[0, 1:] > 0).all()
+
+
 @pytest.mark.parametrize(("m", "b", "c"), SHAPES)
 def test_linear_is_convex_and_between_naive_and_minlogit(m, b, c):
     z, y = group(m, b, c)

@@ -659,3 +659,28 @@ def test_committed_outputs_belong_to_the_code(path):
 @pytest.mark.parametrize("scale", parameters.SCALES)
 def test_scales_fit_the_notebooks(scale, capsys):
     assert main(["--list", "--scale", scale]) == 0, capsys.readouterr().err
+
+
+# Notebooks on request
+
+
+def test_a_notebook_on_request_runs_when_it_is_asked_for_only(two, capsys):
+    (two / "scales.yaml").write_text("demo: {on_request: [04_second]}")
+    assert main(["--dry-run"], notebooks=two) == 0
+    text = capsys.readouterr().out
+    assert "00_first ->" in text
+    assert "04_second ->" not in text
+    assert "Left out, because they train longer: 04_second. To run them: --only 04" in text
+    for asked in (["--only", "4"], ["--all"]):
+        assert main(["--dry-run", *asked], notebooks=two) == 0
+        text = capsys.readouterr().out
+        assert "04_second ->" in text
+        assert "Left out" not in text
+    assert main(["--list"], notebooks=two) == 0
+    assert "04  Why?  [on request: --only or --all]" in capsys.readouterr().out
+
+
+def test_a_notebook_on_request_that_does_not_exist_is_named(two, capsys):
+    (two / "scales.yaml").write_text("demo: {on_request: [04_secnd]}")
+    assert main(["--dry-run"], notebooks=two) == 2
+    assert "Did you mean '04_second'?" in capsys.readouterr().err

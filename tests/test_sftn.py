@@ -116,6 +116,7 @@ def test_networks_of_as_many_stages_meet_stage_by_stage_whatever_their_sizes():
 def test_a_branch_is_the_rest_of_the_student_and_nothing_else(student):
     _, method = connected(student, "resnet8-w2")
     whole = models.build(student, n_classes=C, in_channels=3).eval()
+    assert all(part.training for part in method.modules())
     first, second = (branch.eval() for branch in method.branches.values())
     rest = sum(p.numel() for p in whole.stages[1:].parameters()) + sum(p.numel() for p in whole.classifier.parameters())
     rest += sum(p.numel() for p in whole.bn.parameters()) if student.startswith("wrn") else 0
@@ -145,6 +146,10 @@ def test_the_terms_are_the_formula():
         "sftn_ce": 2.0 * (F.cross_entropy(z[0], y) + F.cross_entropy(z[1], y)) / 2,
     }
     torch.testing.assert_close(terms, expected)
+    method.direction = "teacher_to_branch"
+    usual = method(out, None, Batch(None, x, y), 0.0)["sftn_kl"]
+    torch.testing.assert_close(usual, 7.0 * losses.branch_kl(z, out.logits, tau=3.0, direction="teacher_to_branch"))
+    assert not torch.isclose(usual, terms["sftn_kl"])
 
 
 @pytest.mark.parametrize(("student", "teacher"), [("resnet8-w4", "vgg8"), ("wrn-16-1", "resnet14")])
@@ -184,7 +189,7 @@ def test_in_setup_only_the_branches_learn():
     sum(terms.values()).backward()
     assert all(p.grad is not None for p in method.parameters())
     assert all(p.grad is None for p in network.parameters())
-    assert not SFTN.setup_moves_student and SFTN().setup_epochs == 0
+    assert not SFTN.setup_moves_student and (method.setup_epochs, SFTN().setup_epochs) == (30, 0)
     assert METHODS["sftn_finetuned"].settings == {"setup_epochs": 30}
 
 

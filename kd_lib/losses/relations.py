@@ -69,7 +69,7 @@ def rkd_distance(h_s: Tensor, h_t: Tensor) -> Scalar:
 
     Source: relational knowledge distillation (Park et al. 2019), section 3.2.1.
     Differs from the paper: it sums over the pairs; the weights it reports belong to the mean over all B squared entries,
-    those of a sample with itself (zero) included, as in the authors' experiments.
+    those of a sample with itself (zero) included, as in the authors' published code.
     Args:
         h_s, h_t: embeddings [B, D_s], [B, D_t], B >= 2.
     Returns:
@@ -126,7 +126,7 @@ def pkt(h_s: Tensor, h_t: Tensor) -> Scalar:
 
     Source: Passalis and Tefas 2018, section 3, the cosine kernel.
     Differs from the paper: its sums leave out j = i, and it does not divide by B squared; both are here as in the
-    authors' experiments, to which the weight 30000 belongs.
+    authors' published code, to which the weight 30000 belongs.
     Args:
         h_s, h_t: embeddings [B, D_s], [B, D_t].
     Returns:

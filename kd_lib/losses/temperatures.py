@@ -83,14 +83,24 @@ def dtkd_temperatures(z_s: Logits, z_t: Logits, *, tau: float = 4.0) -> tuple[Te
 
     Source: Wei & Bai 2024 (arXiv 2404.12711); their code takes the largest logit for m. Their repository says that the
     paper's derivation (Eqs. 4 and 5) is wrong, and that its experiments stand.
-    Unlike all other temperatures here these change when a constant is added to all logits of a sample.
+    Unlike all other temperatures here these change when a constant is added to all logits of a sample. A student can so
+    buy itself a smaller loss by lowering all its logits; where that ends in a negative m, there is no temperature. The m
+    of centred logits is at least log C.
     Args:
         z_s, z_t: logits of student and teacher [B, C].
         tau: mean of the two temperatures, > 0.
     Returns:
-        (tau_s, tau_t), each [B, 1]. Positive where the logits' mean is above -log C, since m >= mean + log C.
+        (tau_s, tau_t), each [B, 1].
+    Raises:
+        ValueError: an m that is not positive. On an accelerator values are not read, as in `soft_kl`.
     """
     m_s, m_t = (wide(z).logsumexp(dim=1, keepdim=True) for z in (z_s, z_t))
+    for side, m in (("student", m_s), ("teacher", m_t)):
+        if m.device.type == "cpu" and bool((m <= 0).any()):
+            raise ValueError(
+                f"DTKD's sharpness of the {side} must be positive, got {m.min().item()}: the logits lie too far below "
+                "zero. Centre each sample's logits first (the setting `centred` of the method)."
+            )
     return 2 * tau * m_s / (m_s + m_t), 2 * tau * m_t / (m_s + m_t)
 
 
@@ -108,7 +118,7 @@ def dtkd(z_s: Logits, z_t: Logits, *, tau: float = 4.0) -> Scalar:
     Returns:
         Nats times both temperatures, summed over classes, averaged over the batch.
     Raises:
-        ValueError: as `soft_kl`; so also for logits far below zero, which make a temperature negative.
+        ValueError: as `soft_kl` and `dtkd_temperatures`.
     """
     check_logits(z_s, z_t)
     tau_s, tau_t = dtkd_temperatures(z_s, z_t, tau=tau)

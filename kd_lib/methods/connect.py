@@ -62,7 +62,7 @@ class Regressor(nn.Module):
     (5 pixels become 3); 4x4 transposed with stride 2 where it is exactly twice as large. For any other ratio the map is resampled
     to the result's size by adaptive average pooling (which repeats pixels where it has to grow), then follows the 1x1 convolution.
 
-    Source: FitNets (Romero et al. 2015) section 2.2; METHODS section 2 for the layers.
+    Source: FitNets (Romero et al. 2015) section 2.2; layers as in the experiments of CRD (Tian et al. 2020).
     Differs from the paper: its regressor has no padding, stride or batch norm, only a kernel as large as the two sizes differ.
 
     Args:
