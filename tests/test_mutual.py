@@ -97,7 +97,7 @@ def test_linear_finds_the_best_convex_combination(m, b, c):
 @pytest.mark.parametrize("m", [3, 5])
 def test_linear_mixes_more_than_two_members(m):
     """Each member is wrong about a class of its own, so that the best mixture needs all of them, in unequal parts."""
-    wrong = torch.arange(1.0, m + 1, dtype=torch.float64)
+    wrong = torch.linspace(2, 3, m, dtype=torch.float64)
     z = [wrong[i] * F.one_hot(torch.tensor([i + 1]), m + 1).double() for i in range(m)]
     # equal slopes p_i a_i in all members; p_i is proportional to exp(alpha_i a_i)
     target = losses.kdcl_linear(z, torch.tensor([0]))
