@@ -110,6 +110,8 @@ class Run(Strict):
         if self.policy is not None and self.policy not in POLICIES:
             raise ConfigError(str(unknown("teacher policy", self.policy, POLICIES)))
         among_peers = self.policy_type.from_scratch
+        if among_peers != POLICIES[METHODS[self.method].policy].from_scratch:
+            raise ConfigError(f"method {self.method!r} does not go with policy {self.policy!r}")
         if (self.method_type.needs_teacher and not among_peers) != (self.teacher is not None):
             raise ConfigError(f"method {self.method!r} needs {'no' if self.teacher else 'a'} teacher")
         if among_peers != bool(self.peers):

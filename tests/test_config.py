@@ -111,6 +111,8 @@ def test_epochs_that_are_trained():
         ({"start_from": student(split="validation", teacher=TEACHER.replace(split="validation"))}, "same data"),
         ({"peers": ("resnet8-w2",)}, "needs no peers"),
         ({"method": "dml", "teacher": None, "peers": ("resnet8-w3x",)}, "resnet8-w3x"),
+        ({"policy": "peers", "peers": ("resnet8-w2",)}, "method 'kd' does not go with policy 'peers'"),
+        ({"method": "dml", "policy": "frozen"}, "method 'dml' does not go with policy 'frozen'"),
     ],
 )
 def test_parents_and_peers_that_do_not_fit_are_named(change, message):
