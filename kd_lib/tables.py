@@ -18,7 +18,7 @@ def summary(results: Iterable[Result]) -> pd.DataFrame:
     Columns: network, teacher, method, seed, the run's `settings` by name, parameters and teacher_parameters (numbers, not
     megabytes); accuracy (percent, last epoch), train_accuracy, teacher_accuracy; sharpness and teacher_sharpness; gap (raw) and
     gap_tempered (at the method's own temperatures); kl and kl_4 (temperature 1 and 4); agreement and loyalty (0 to 1);
-    cka_embedding, cka_logits; seconds, key.
+    cka_embedding, cka_logits (NaN beside a network that says the same of every sample); seconds, key.
     """
     return pd.DataFrame([_row(result) for result in results])
 
@@ -63,9 +63,14 @@ def _beside_teacher(result: Result) -> dict[str, float]:
         "kl_4": metrics.kl_divergence(z_s, z_t, tau=4.0),
         "agreement": metrics.agreement(z_s, z_t),
         "loyalty": metrics.probability_loyalty(z_s, z_t),
-        "cka_embedding": metrics.linear_cka(student.embedding, teacher.embedding),
-        "cka_logits": metrics.linear_cka(z_s, z_t),
+        "cka_embedding": _cka(student.embedding, teacher.embedding),
+        "cka_logits": _cka(z_s, z_t),
     }
+
+
+def _cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    collapsed = any(bool((part == part[0]).all()) for part in (x, y))
+    return math.nan if collapsed else metrics.linear_cka(x, y)
 
 
 def _parameters(result: Result, network: str) -> int:

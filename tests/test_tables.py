@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from tiny import TEACHER, student
 
 from kd_lib import metrics, runs, tables
@@ -51,3 +52,10 @@ def test_networks_without_a_teacher_stand_in_the_same_table():
 )
 def test_verdicts(mean, half, text):
     assert tables.verdict(mean, half) == text
+
+
+def test_a_collapsed_network_resembles_nothing():
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert tables._cka(x, x) == pytest.approx(1.0)
+    assert math.isnan(tables._cka(torch.ones(5, 3), x))
+    assert math.isnan(tables._cka(x, torch.zeros(5, 2)))

@@ -21,7 +21,8 @@ class CRD(Matching):
     `negatives` drawn rows. Both heads train; a row of a memory carries no gradient.
 
     Source: Tian et al. 2020, Eq. 18; temperature, negatives, dimension and weight of its CIFAR-100 tables, which have no KD term.
-    The paper leaves open: whether the positive comes from the memory too, as here and in the authors' published experiments.
+    The paper leaves open: whether the positive comes from the memory too, as here and in the authors' published experiments. With
+    the other network's current embedding in its place, students on digits100 ended at 2 to 21% (55 to 60% alone).
     Differs from the paper: negatives are drawn with replacement, and at most as many as there are training images, because more
     would only repeat the same rows. Their classes are those seen so far: in the first epoch a row whose image has not come yet
     counts as another class, and is still random.
