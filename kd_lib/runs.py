@@ -100,7 +100,9 @@ class Result:
     def method(self) -> Method:
         """The method with what it learned that does not depend on the networks' sizes (CTKD's temperature)."""
         method = self.run.method_type(**self.run.method_settings)
-        method.load_state_dict(self._weights("method."), strict=False)
+        if own := method.state_dict():
+            trained = self._weights("method.")
+            method.load_state_dict({name: trained[name] for name in own})
         return method.eval()
 
     def _weights(self, prefix: str) -> dict[str, Tensor]:
@@ -219,7 +221,7 @@ def _teacher_memory(teacher: Result, network: nn.Module, images: ImageData, prec
 def _files(session: Session) -> dict[str, bytes]:
     out = predict(session.student, session.data.test_x, session.data, precision=session.precision)
     tensors = {"logits": out.logits, "embedding": out.embedding}
-    if session.teacher is not None and any(True for _ in session.teacher.parameters()):
+    if session.teacher_moves:
         moved = predict_teacher(session)
         tensors |= {"teacher_logits": moved.logits.detach(), "teacher_embedding": moved.embedding.detach()}
     return {
@@ -231,7 +233,7 @@ def _files(session: Session) -> dict[str, bytes]:
 
 
 def _weights(session: Session) -> dict[str, Tensor]:
-    """All but what the method remembered about the training images: of use for going on, large, and of none afterwards."""
+    """All but the method's buffers (memories, its layers' running statistics): of use for going on, and of none afterwards."""
     forgotten = {f"method.{name}" for name, _ in session.method.named_buffers()}
     return {name: tensor for name, tensor in session.parts.state_dict().items() if name not in forgotten}
 

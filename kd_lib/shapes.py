@@ -49,9 +49,11 @@ class Pair(NamedTuple):
         student, teacher: outputs of both (evaluation mode, no gradients, float32) for the same training images; the
             teacher's is None in a run without one.
         n_train: size of the training set.
+        image_size: height and width of the images, in pixels.
     """
 
     names: tuple[str, str]
     student: Outputs
     teacher: Outputs | None
     n_train: int
+    image_size: tuple[int, int]

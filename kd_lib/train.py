@@ -66,6 +66,11 @@ class Session:
         return len(self.log)
 
     @property
+    def teacher_moves(self) -> bool:
+        """Whether anything of the teacher trains."""
+        return self.teacher is not None and any(True for _ in self.teacher.parameters())
+
+    @property
     def in_setup(self) -> bool:
         return self.epoch < self.run.setup_epochs
 
@@ -160,14 +165,14 @@ def _pair(run: Run, data: ImageData, student: nn.Module, teacher: nn.Module | No
         return out
 
     names = (run.network, run.teacher.network if run.teacher else "")
-    return Pair(names, outputs(student), outputs(teacher) if teacher is not None else None, len(data.train_y))
+    taught = outputs(teacher) if teacher is not None else None
+    return Pair(names, outputs(student), taught, len(data.train_y), tuple(images.shape[2:]))
 
 
 def train(session: Session) -> Iterator[dict[str, float]]:
     """Train the epochs that are still missing; yields each epoch's row of the log when it is done.
 
     Epochs of the method's setup come first, numbered up to 0.
-
 
     Raises:
         NonFiniteLoss: with epoch, step and terms.
@@ -227,7 +232,7 @@ def loss_terms(session: Session, batch: Batch, *, progress: float) -> tuple[Outp
     with autocast(session.device, session.precision):
         student = session.student(batch.x)
         moving = session.teacher(batch.x) if session.teacher is not None and session.frozen is None else None
-    if session.teacher is None:
+    if session.teacher is None or (not session.teacher_moves and not session.method.listens(progress)):
         return student, session.method(student, None, batch, progress)
     teacher = session.teacher.outputs(session.frozen(batch) if moving is None else moving)
     terms = session.method(student, session.teacher.target(teacher, batch.y), batch, progress)

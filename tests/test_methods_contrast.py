@@ -38,7 +38,7 @@ def batch_of(index: Tensor = INDEX, seed: int = 11) -> Batch:
 def crd(sizes: tuple[int, int] = (3, 7), *, known: bool = True, n_train: int = N_TRAIN, **settings) -> CRD:
     method = CRD(**{"features": 4, "negatives": 12, **settings})
     student, teacher = (random_outputs(2, d) for d in sizes)
-    method.connect(Pair(("small", "big"), student, teacher, n_train))
+    method.connect(Pair(("small", "big"), student, teacher, n_train, (12, 20)))
     if known:
         method.labels.copy_(LABELS)
     return method
@@ -55,7 +55,7 @@ def connected(name: str, networks: tuple[str, str, tuple], b: int = 8, **setting
     batch = method.expand(Batch(torch.arange(b), x, torch.arange(b) % CLASSES, 5))
     with torch.no_grad():
         frozen = teacher(batch.x)
-        method.connect(Pair((student_name, teacher_name), student(x), frozen, N_TRAIN))
+        method.connect(Pair((student_name, teacher_name), student(x), frozen, N_TRAIN, (12, 20)))
     return method.train(), student, frozen, batch
 
 
@@ -209,7 +209,7 @@ def test_the_heads_weigh_what_the_papers_tables_say(student: str, teacher: str, 
     networks = [models.build(name).eval() for name in (student, teacher)]
     method = CRD()
     with torch.no_grad():
-        method.connect(Pair((student, teacher), *(network(x) for network in networks), 10))
+        method.connect(Pair((student, teacher), *(network(x) for network in networks), 10, (12, 20)))
     weights = sum(p.numel() for p in method.parameters())
     assert weights == sum(network.classifier.in_features for network in networks) * 128 + 2 * 128
     assert round(4 * weights / 1e6, 2) == megabytes
@@ -256,7 +256,7 @@ def sskd(sizes: tuple[int, int] = (3, 7), b: int = 5, live_teacher: bool = False
     method = SSKD(**settings)
     student = random_outputs(4 * b, sizes[0], live=True, seed=1)
     teacher = random_outputs(4 * b, sizes[1], live=live_teacher, seed=2)
-    method.connect(Pair(("small", "big"), student, teacher, N_TRAIN))
+    method.connect(Pair(("small", "big"), student, teacher, N_TRAIN, (12, 20)))
     return method, student, teacher, method.expand(batch_of())
 
 

@@ -32,7 +32,7 @@ def squares(*sides: int) -> Outputs:
 
 
 def meet(student: Outputs, teacher: Outputs | None) -> list[tuple[int, int]]:
-    return pair_stages(Pair(("small", "big"), student, teacher, 10))
+    return pair_stages(Pair(("small", "big"), student, teacher, 10, (32, 32)))
 
 
 def connected(name: str, networks: tuple, b: int = 8):
@@ -44,7 +44,7 @@ def connected(name: str, networks: tuple, b: int = 8):
     )
     with torch.no_grad():
         frozen = teacher(x)  # batch statistics, since an untrained network's running ones are not those of its maps
-        pair = Pair((student_name, teacher_name), student(x), frozen, b)
+        pair = Pair((student_name, teacher_name), student(x), frozen, b, tuple(x.shape[2:]))
     method = METHODS[name].method()
     method.connect(pair)
     return method.train(), student, frozen, Batch(torch.arange(b), x, torch.arange(b) % 5)
@@ -106,7 +106,7 @@ def test_preactivations_serve_where_there_are_no_maps():
 @pytest.mark.parametrize("name", [*ON_MAPS, "sp"])
 def test_a_network_without_maps_is_named(name):
     for student, teacher, culprit in ((squares(), squares(4), "small"), (squares(4), squares(), "big")):
-        pair = Pair(("small", "big"), student, teacher, 10)
+        pair = Pair(("small", "big"), student, teacher, 10, (32, 32))
         with pytest.raises(ValueError, match=f"student small, teacher big: {culprit} has no maps"):
             METHODS[name].method().connect(pair)
     with pytest.raises(ValueError, match="big has no maps"):
@@ -243,7 +243,7 @@ def test_vids_predictions_by_formula():
 def test_fitnets_hint_is_the_middle_stage():
     for sides, middle in (((8,), 0), ((16, 8), 0), ((32, 16, 8), 1), ((32, 16, 8, 4), 1), ((32, 16, 8, 4, 4), 2)):
         method = METHODS["fitnet"].method()
-        method.connect(Pair(("small", "big"), squares(*sides), squares(*sides), 10))
+        method.connect(Pair(("small", "big"), squares(*sides), squares(*sides), 10, (32, 32)))
         assert (method.i_s, method.i_t) == (middle, middle)
 
 

@@ -35,7 +35,7 @@ def connected(method, names):
     own, teacher = networks(names)
     batch = Batch(torch.arange(8), torch.randn(8, *IMAGE), torch.arange(8) % 10)
     with torch.no_grad():
-        pair = Pair(names, copy.deepcopy(own).eval()(batch.x), teacher(batch.x), 100)
+        pair = Pair(names, copy.deepcopy(own).eval()(batch.x), teacher(batch.x), 100, tuple(batch.x.shape[2:]))
     method.connect(pair)
     return method, own, teacher, batch
 
@@ -233,7 +233,7 @@ def test_fsp_pairs_stages_by_their_sizes_and_needs_their_widths():
         connected(FSP(), UNEQUAL)
     one_stage = Outputs(torch.zeros(2, 10), torch.zeros(2, 4), (torch.zeros(2, 4, 6, 6),))
     with pytest.raises(ValueError, match=r"two or more stages .* student a has \[4\] where teacher b has \[4\]"):
-        FSP().connect(Pair(("a", "b"), one_stage, one_stage, 100))
+        FSP().connect(Pair(("a", "b"), one_stage, one_stage, 100, (8, 8)))
 
 
 def test_ft_needs_a_factor_with_channels():

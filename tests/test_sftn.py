@@ -30,7 +30,7 @@ def connected(student, teacher, *, size=(12, 20), **settings):
     with torch.no_grad():
         out = network.eval()(images(size))
     method = SFTN(student=student, **settings)
-    method.connect(Pair((teacher, ""), out, None, 100))
+    method.connect(Pair((teacher, ""), out, None, 100, size))
     return network.train(), method
 
 
@@ -213,7 +213,7 @@ def test_what_connect_refuses():
     with torch.no_grad():
         out = network(images((12, 20)))
     with pytest.raises(ValueError, match="student resnet8, teacher resnet14: a branch needs two stages"):
-        SFTN(student="resnet8").connect(Pair(("resnet14", ""), out._replace(maps=out.maps[:1]), None, 100))
+        SFTN(student="resnet8").connect(Pair(("resnet14", ""), out._replace(maps=out.maps[:1]), None, 100, (12, 20)))
 
 
 def test_connect_is_a_function_of_the_generator():

@@ -147,3 +147,32 @@ def test_the_last_smaller_batch_is_trained_on_unless_it_is_a_single_sample(image
     for batch_size in (199, 150):  # 200 images: a single one is left over; 50 are
         rows = list(train(session(student(batch_size=batch_size, epochs=1), images, teacher)))
         assert math.isfinite(rows[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "asked"),
+    [
+        ("kd", {}, [True, True]),
+        ("kd", {"until_epoch": 1}, [True, False]),
+        ("ab", {"setup_epochs": 1}, [True, False, False]),  # the epoch of the setup comes first
+        ("ab", {"setup_epochs": 1, "kd_weight": 0.5}, [True, True, True]),
+    ],
+)
+def test_a_frozen_teacher_that_nobody_reads_is_not_asked(images, teacher, method, settings, asked):
+    made = session(student(method, settings=settings), images, teacher)
+    calls, frozen = [0], made.frozen
+
+    def counted(batch):
+        calls[-1] += 1
+        return frozen(batch)
+
+    made.frozen = counted
+    for _ in train(made):
+        calls.append(0)
+    assert [count > 0 for count in calls[:-1]] == asked
+
+
+def test_a_moving_teacher_is_always_asked(images, teacher):
+    made = session(student("kd", policy="finetune", settings={"until_epoch": 1}), images, teacher)
+    *_, last = train(made)
+    assert last["loss_teacher_ce"] > 0

@@ -63,6 +63,10 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def listens(self, progress: float) -> bool:
+        """Whether `forward` reads the teacher at this point; where it does not, a frozen teacher is not asked."""
+        return True
+
     def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float | Tensor, float | Tensor]:
         """(tau_s, tau_t) at which the method compares the two; the tempered sharpness gap is measured there."""
         return 1.0, 1.0
@@ -94,6 +98,9 @@ class Matching(Method):
     def __init__(self, *, method_weight: float, ce_weight: float = 1.0, kd_weight: float = 0.0, tau: float = 4.0):
         super().__init__()
         self.method_weight, self.ce_weight, self.kd_weight, self.tau = method_weight, ce_weight, kd_weight, tau
+
+    def listens(self, progress: float) -> bool:
+        return bool(self.kd_weight or self.method_weight)
 
     def match(self, student: Outputs, teacher: Outputs, batch: Batch, progress: float) -> Tensor:
         """L_method, without its weight."""

@@ -54,10 +54,13 @@ class KD(Method):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
         ce = F.cross_entropy(student.logits, batch.y)
-        if self.until_epoch is not None and progress >= self.until_epoch:
+        if not self.listens(progress):
             return {"ce": ce}
         matched = losses.kd(student.logits, teacher.logits, tau=self.tau, tau_teacher=self.tau_teacher)
         return {"kd": self.kd_weight * matched, "ce": self.ce_weight * ce}
+
+    def listens(self, progress: float) -> bool:
+        return self.until_epoch is None or progress < self.until_epoch
 
     def temperatures(self, z_s: Tensor, z_t: Tensor) -> tuple[float, float]:
         return self.tau, self.tau if self.tau_teacher is None else self.tau_teacher

@@ -11,8 +11,6 @@ from kd_lib.methods.base import Method
 from kd_lib.methods.connect import Regressor, pair_stages
 from kd_lib.shapes import Batch, Outputs, Pair
 
-PROBE = 64  # pixels a side of the image that tells by how much a network's stem shrinks
-
 
 class Branch(nn.Module):
     """A map of the teacher, turned into one of the student's, and the rest of the student's way to its logits.
@@ -95,14 +93,13 @@ class SFTN(Method):
         name, teacher = pair.names[0], pair.student
         if not self.student:
             raise ValueError(f"SFTN must know {name}'s student: settings={{'student': 'resnet8'}} or another network.")
-        image = _image_size(name, teacher)
 
         def fresh() -> nn.Module:
             return models.build(self.student, n_classes=teacher.logits.shape[1], in_channels=3)
 
         with torch.no_grad():
-            student = fresh().eval()(torch.zeros(1, 3, *image))
-        stages = pair_stages(Pair((self.student, name), student, teacher, pair.n_train))[:-1]
+            student = fresh().eval()(torch.zeros(1, 3, *pair.image_size))
+        stages = pair_stages(pair._replace(names=(self.student, name), student=student, teacher=teacher))[:-1]
         if not stages:
             raise ValueError(
                 f"student {self.student}, teacher {name}: a branch needs two stages that both networks have."
@@ -127,11 +124,3 @@ class SFTN(Method):
             "ce": self.ce_weight * F.cross_entropy(student.logits, batch.y),
             **self._branch_terms(student, batch.y),
         }
-
-
-def _image_size(name: str, outputs: Outputs) -> tuple[int, int]:
-    """Of the images that these outputs of a network are of: its first map, times what the network shrinks before that."""
-    with torch.no_grad():
-        probe = models.build(name).eval()(torch.zeros(1, 3, PROBE, PROBE))
-    shrinks = PROBE // probe.maps[0].shape[2]
-    return tuple(shrinks * side for side in outputs.maps[0].shape[2:])
