@@ -4,29 +4,12 @@ import math
 
 import pytest
 import torch
+from slow import logits, pair, slow_sigma, slow_softmax
 from torch.autograd import gradcheck
 
 from kd_lib.losses import atkd, kd, sigma, soft_kl
 
 LN3 = math.log(3)
-
-
-def logits(*shape: int, seed: int = 0, spread: float = 3.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread).to(dtype)
-
-
-def pair(b: int = 5, c: int = 7, *, grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    return logits(b, c, seed=1).requires_grad_(grad), logits(b, c, seed=2, spread=4.0).requires_grad_(grad)
-
-
-def slow_softmax(row: list[float], tau: float) -> list[float]:
-    weights = [math.exp(value / tau) for value in row]
-    return [weight / sum(weights) for weight in weights]
-
-
-def slow_sigma(row: list[float], ddof: int = 0) -> float:
-    mean = sum(row) / len(row)
-    return math.sqrt(sum((value - mean) ** 2 for value in row) / (len(row) - ddof))
 
 
 def slow_soft_kl(z_s, z_t, tau_s: list[float], tau_t: list[float], scale: list[float]) -> float:

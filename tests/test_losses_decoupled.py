@@ -4,28 +4,12 @@ import math
 
 import pytest
 import torch
+from slow import logits, pair, slow_kl, slow_softmax
 from torch.autograd import gradcheck
 
 from kd_lib.losses import dist, dkd, kd, nckd, tckd
 
 Y = torch.tensor([0, 6, 3, 2, 6])
-
-
-def logits(*shape: int, seed: int = 0, spread: float = 3.0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread).to(dtype)
-
-
-def pair(b: int = 5, c: int = 7, *, grad: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    return logits(b, c, seed=1).requires_grad_(grad), logits(b, c, seed=2, spread=4.0).requires_grad_(grad)
-
-
-def slow_softmax(row: list[float], tau: float) -> list[float]:
-    weights = [math.exp(value / tau) for value in row]
-    return [weight / sum(weights) for weight in weights]
-
-
-def slow_kl(p: list[float], q: list[float]) -> float:
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 def slow_parts(z_s, z_t, y, tau: float) -> tuple[float, float]:
