@@ -90,10 +90,10 @@ def _step(run: Run, pace: float) -> Step:
 
 
 @lru_cache
-def _shape_cost(network: str, n_classes: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _shape_cost(network: str, sizes: tuple[tuple[str, int], ...], shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Multiply-adds of one sample's forward pass, number of layers, number of parameters."""
     with torch.random.fork_rng(devices=[]):
-        built = models.build(network, n_classes=n_classes, in_channels=shape[0], published=False)
+        built = models.build(network, **dict(sizes), published=False)
     layers = sum(1 for m in built.modules() if not list(m.children()))
     return cost.multiply_adds(built, shape), layers, cost.parameters(built)
 
@@ -103,18 +103,18 @@ def work_units(run: Run) -> float:
 
     Only ratios matter: `plan` scales it by what finished runs took here.
     """
-    images = data.load(run.data, split=run.split, **run.data_settings)
-    shape, n = tuple(images.train_x.shape[1:]), len(images.train_y)
+    dataset = data.load(run.data, split=run.split, **run.data_settings)
+    n = len(dataset.train_y)
 
     def seconds(network: str, passes: float) -> float:
-        macs, layers, _ = _shape_cost(network, images.n_classes, shape)
+        macs, layers, _ = _shape_cost(network, tuple(dataset.sizes.items()), dataset.input_shape)
         return passes * (macs * n / 100e9 + layers * 75e-6 * n / run.batch_size)
 
-    student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(images.test_y) / n
+    student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(dataset.test_y) / n
     beside = sum(seconds(peer, 3.0) for peer in run.peers)
     if run.teacher is not None and run.policy_type.backbone_moves:
         beside += seconds(run.teacher.network, 3.0)
-    elif run.teacher is not None and (images.augment != "none" or run.method_type.needs_live_teacher()):
+    elif run.teacher is not None and (dataset.augmented or run.method_type.needs_live_teacher()):
         beside += seconds(run.teacher.network, 1.0)
     return run.total_epochs * run.method_type.views * (student + beside)
 
@@ -133,9 +133,9 @@ def _pace() -> float:
 
 
 def _megabytes(run: Run) -> float:
-    images = data.load(run.data, split=run.split, **run.data_settings)
-    _, _, parameters = _shape_cost(run.network, images.n_classes, tuple(images.train_x.shape[1:]))
-    return 4e-6 * (parameters + len(images.test_y) * (images.n_classes + 64))
+    dataset = data.load(run.data, split=run.split, **run.data_settings)
+    _, _, parameters = _shape_cost(run.network, tuple(dataset.sizes.items()), dataset.input_shape)
+    return 4e-6 * (parameters + len(dataset.test_y) * (dataset.n_classes + 64))
 
 
 def describe(steps: list[Step], jobs: int | None = None) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kd_lib import data, hardware, models, store
 from kd_lib.config import Run
-from kd_lib.data import ImageData
+from kd_lib.data import Dataset
 from kd_lib.methods import Method
 from kd_lib.paths import store_root
 from kd_lib.shapes import Outputs
@@ -81,7 +81,7 @@ class Result:
         return load(self.run.teacher)
 
     @property
-    def data(self) -> ImageData:
+    def data(self) -> Dataset:
         return data.load(self.run.data, split=self.run.split, **self.run.data_settings)
 
     @property
@@ -91,9 +91,7 @@ class Result:
 
     def network(self) -> nn.Module:
         """The trained network, on the CPU, in evaluation mode."""
-        network = models.build(
-            self.run.network, n_classes=self.data.n_classes, in_channels=self.data.in_channels, published=False
-        )
+        network = models.build(self.run.network, **self.data.sizes, published=False)
         network.load_state_dict(self._weights("student."))
         return network.eval()
 
@@ -192,7 +190,7 @@ def _train(run: Run, device: str, on_epoch: OnEpoch | None) -> Result:
 def _open(run: Run, device: str) -> Session:
     place = hardware.find_device(device)
     precision = hardware.find_precision(run.precision, place)
-    images = data.load(run.data, split=run.split, **run.data_settings).to(place)
+    dataset = data.load(run.data, split=run.split, **run.data_settings).to(place)
     known: dict[str, object] = {"device": place, "precision": precision}
     if run.start_from is not None:
         known["initial"] = load(run.start_from).network().state_dict()
@@ -201,25 +199,25 @@ def _open(run: Run, device: str) -> Session:
         network = known["teacher_network"] = hardware.place(teacher.network(), place)
         if not run.policy_type.backbone_moves:
             known["test_memory"] = Outputs(*(t.to(place) for t in teacher.outputs[:2]))
-            if images.augment == "none" and not run.method_type.needs_live_teacher():
-                known["memory"] = _teacher_memory(teacher, network, images, precision)
-    return start(run, images, **known)
+            if not dataset.augmented and not run.method_type.needs_live_teacher():
+                known["memory"] = _teacher_memory(teacher, network, dataset, precision)
+    return start(run, dataset, **known)
 
 
-def _teacher_memory(teacher: Result, network: nn.Module, images: ImageData, precision: str) -> Outputs:
+def _teacher_memory(teacher: Result, network: nn.Module, dataset: Dataset, precision: str) -> Outputs:
     """The teacher's outputs for the whole training set: computed once for all its students."""
     folder = store_root() / "memory" / f"{teacher.run.key}-{precision}"
     with store.lock(folder.name):
         if store.verify_or_quarantine(folder) is None:
-            out = predict(network, images.train_x, images, precision=precision)
+            out = predict(network, dataset, "train", precision=precision)
             tensors = {"logits": out.logits.cpu(), "embedding": out.embedding.cpu()}
             store.publish(folder.with_suffix(".publish"), folder, {"outputs.safetensors": save(tensors)})
     tensors = load_file(folder / "outputs.safetensors")
-    return Outputs(*(tensors[name].to(images.train_x.device) for name in ("logits", "embedding")))
+    return Outputs(*(tensors[name].to(dataset.train_y.device) for name in ("logits", "embedding")))
 
 
 def _files(session: Session) -> dict[str, bytes]:
-    out = predict(session.student, session.data.test_x, session.data, precision=session.precision)
+    out = predict(session.student, session.data, "test", precision=session.precision)
     tensors = {"logits": out.logits, "embedding": out.embedding}
     if session.teacher_moves:
         moved = predict_teacher(session)

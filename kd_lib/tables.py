@@ -74,13 +74,13 @@ def _cka(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def _parameters(result: Result, network: str) -> int:
-    return _count(network, result.data.n_classes, result.data.in_channels)
+    return _count(network, tuple(result.data.sizes.items()))
 
 
 @lru_cache
-def _count(network: str, n_classes: int, in_channels: int) -> int:
+def _count(network: str, sizes: tuple[tuple[str, int], ...]) -> int:
     with torch.random.fork_rng(devices=[]):
-        return cost.parameters(models.build(network, n_classes=n_classes, in_channels=in_channels, published=False))
+        return cost.parameters(models.build(network, **dict(sizes), published=False))
 
 
 def verdict(mean: float, half_width: float, unit: str = "points", digits: int = 1) -> str:

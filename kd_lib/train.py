@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from kd_lib import metrics, models
 from kd_lib.config import Run
-from kd_lib.data import ImageData
-from kd_lib.data.batches import augment, epoch_order, normalise
+from kd_lib.data import Dataset
+from kd_lib.data.batches import epoch_order
+from kd_lib.data.dataset import Part
 from kd_lib.hardware import autocast, keep_freed_memory, place
 from kd_lib.methods import Method
 from kd_lib.shapes import Batch, Outputs, Pair
 from kd_lib.teachers import Teacher
 
 EVALUATION_BATCH = 500
-PAIR_IMAGES = 256
+PAIR_SAMPLES = 256
 CHECK_EVERY = 50  # steps between looks at the losses on a GPU, where each look waits for it
 
 
@@ -37,7 +38,7 @@ class Session:
     """What one run trains with: networks, data and, as it goes, its log."""
 
     run: Run
-    data: ImageData
+    data: Dataset
     device: torch.device
     precision: str
     student: nn.Module
@@ -103,7 +104,7 @@ class FrozenNetwork:
 
 def start(
     run: Run,
-    data: ImageData,
+    data: Dataset,
     *,
     device: torch.device,
     precision: str,
@@ -126,8 +127,7 @@ def start(
     data = data.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        sizes = {"n_classes": data.n_classes, "in_channels": data.in_channels}
-        student = models.build(run.network, **sizes, published=initial is None)
+        student = models.build(run.network, **data.sizes, published=initial is None)
         if initial is not None:
             student.load_state_dict(initial)
         student = place(student, device)
@@ -143,7 +143,7 @@ def start(
                 keep = (method.needs_maps, method.needs_preactivations)
                 frozen = FrozenNetwork(folded, lambda: autocast(device, precision), keep, memory)
         elif run.peers:
-            peers = [place(models.build(name, **sizes), device) for name in run.peers]
+            peers = [place(models.build(name, **data.sizes), device) for name in run.peers]
             teacher = run.policy_type(peers, **run.policy_settings)
         student.keep_preactivations = method.needs_preactivations
         if type(method).connect is not Method.connect:
@@ -153,20 +153,20 @@ def start(
 
 
 @torch.no_grad()
-def _pair(run: Run, data: ImageData, student: nn.Module, teacher: nn.Module | None) -> Pair:
-    """What both networks say about the first training images, as they are."""
-    images = normalise(data.train_x[:PAIR_IMAGES], data.mean, data.std)
+def _pair(run: Run, data: Dataset, student: nn.Module, teacher: nn.Module | None) -> Pair:
+    """What both networks say about the first training samples, as they are."""
+    inputs = next(data.inputs("train", PAIR_SAMPLES))
 
     def outputs(network: nn.Module) -> Outputs:
         modes = {module: module.training for module in network.modules()}
-        out = network.eval()(images)
+        out = network.eval()(inputs)
         for module, mode in modes.items():
             module.training = mode
         return out
 
     names = (run.network, run.teacher.network if run.teacher else "")
     taught = outputs(teacher) if teacher is not None else None
-    return Pair(names, outputs(student), taught, len(data.train_y), tuple(images.shape[2:]))
+    return Pair(names, outputs(student), taught, len(data.train_y), tuple(data.input_shape[1:]))
 
 
 def train(session: Session) -> Iterator[dict[str, float]]:
@@ -195,8 +195,9 @@ def _train_epoch(session: Session) -> dict[str, float]:
     rows: list[Tensor] = []
     correct = torch.zeros((), dtype=torch.int64, device=session.device)
     names: list[str] = []
-    for step, index in enumerate(batches):
-        batch = _batch(session, index, step)
+    inputs = data.training_inputs(batches, seed=run.seed, epoch=session.epoch)
+    for step, (index, x) in enumerate(zip(batches, inputs, strict=True)):
+        batch = Batch(index, x, data.train_y[index], _step_seed(session, step))
         progress = session.epoch - run.setup_epochs + step / steps
         for group in session.optimiser.param_groups:
             group["lr"] = group["peak"] * (1.0 if session.in_setup else lr_factor(run, progress))
@@ -218,12 +219,8 @@ def _train_epoch(session: Session) -> dict[str, float]:
     }
 
 
-def _batch(session: Session, index: Tensor, step: int) -> Batch:
-    data = session.data
-    x = augment(data.train_x[index], data.augment, seed=session.run.seed, epoch=session.epoch, step=step)
-    x = normalise(x, data.mean, data.std).contiguous(memory_format=torch.channels_last)
-    seed = (session.run.seed * 1_000_003 + session.epoch) * 1_000_003 + step
-    return Batch(index, x, data.train_y[index], seed % 2**63)
+def _step_seed(session: Session, step: int) -> int:
+    return ((session.run.seed * 1_000_003 + session.epoch) * 1_000_003 + step) % 2**63
 
 
 def loss_terms(session: Session, batch: Batch, *, progress: float) -> tuple[Outputs, dict[str, Tensor]]:
@@ -285,16 +282,15 @@ def lr_factor(run: Run, progress: float) -> float:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, x: Tensor, data: ImageData, *, precision: str) -> Outputs:
-    """Logits and embeddings for uint8 images, in the network's evaluation mode, batch norms folded."""
+def predict(network: nn.Module, data: Dataset, part: Part, *, precision: str) -> Outputs:
+    """Logits and embeddings for a part of the data, on the device of both, in the network's evaluation mode, batch norms folded."""
     folded, device = models.fold_batchnorm(network), next(network.parameters()).device
     folded = place(folded, device)
     folded.keep_preactivations = False
     chunks = []
-    for part in x.to(device).split(EVALUATION_BATCH):
-        images = normalise(part, data.mean, data.std).contiguous(memory_format=torch.channels_last)
+    for x in data.inputs(part, EVALUATION_BATCH):
         with autocast(device, precision):
-            out = folded(images)
+            out = folded(x)
         chunks.append((out.logits, out.embedding))
     logits, embedding = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return Outputs(logits, embedding)
@@ -304,14 +300,14 @@ def predict(network: nn.Module, x: Tensor, data: ImageData, *, precision: str) -
 def predict_teacher(session: Session) -> Outputs:
     """What the teacher, as it is now, says about the test part."""
     if session.teacher.backbone_moves:
-        return predict(session.teacher.network, session.data.test_x, session.data, precision=session.precision)
+        return predict(session.teacher.network, session.data, "test", precision=session.precision)
     return session.teacher.outputs(session.test_memory)
 
 
 def evaluate(session: Session) -> dict[str, float]:
     """Accuracy, sharpness and entropy on the test part and, beside a teacher, gap and KL to it (all at temperature 1)."""
     data = session.data
-    student = predict(session.student, data.test_x, data, precision=session.precision)
+    student = predict(session.student, data, "test", precision=session.precision)
     row = {
         "accuracy": 100 * metrics.accuracy(student.logits, data.test_y),
         "sharpness": float(metrics.sharpness(student.logits).mean()),

@@ -27,7 +27,7 @@ def test_classes_are_exactly_balanced(small):
     assert small.train_y.bincount().tolist() == [4] * 100
     assert small.test_y.bincount().tolist() == [2] * 100
     assert small.class_names[37] == "37"
-    assert (small.n_classes, small.in_channels) == (100, 1)
+    assert (small.n_classes, small.sizes["in_channels"]) == (100, 1)
 
 
 def test_train_and_test_use_disjoint_digits_two_to_one():

@@ -12,7 +12,7 @@ import torch
 from kd_lib import data
 from kd_lib.data import cache
 from kd_lib.data.digits100 import Digits100
-from kd_lib.data.images import hold_out, image_data, partition
+from kd_lib.data.images import image_data, partition
 
 SMALL = {"n_train": 400, "n_test": 200}
 
@@ -228,8 +228,11 @@ def test_moving_keeps_everything_but_the_place():
 
 
 def test_hold_out_of_a_hold_out_differs_again():
-    once = hold_out(data.load("digits100", n_train=2000, n_test=100))
-    assert hold_out(once).fingerprint not in (once.fingerprint, data.fingerprint("digits100", n_train=2000, n_test=100))
+    once = data.load("digits100", n_train=2000, n_test=100).hold_out()
+    assert once.hold_out().fingerprint not in (
+        once.fingerprint,
+        data.fingerprint("digits100", n_train=2000, n_test=100),
+    )
 
 
 def test_found_says_where_each_data_set_is(monkeypatch, tmp_path):

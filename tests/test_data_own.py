@@ -104,11 +104,11 @@ def test_other_sizes_are_resized_and_cut_to_the_centre(root):
 def test_grey_pictures_have_one_channel_and_one_coloured_picture_makes_three(root):
     _tree(root, {"a": 5, "b": 5}, shape=(32, 32))
     grey = data.load(f"folder:{root}")
-    assert grey.in_channels == 1
+    assert grey.sizes["in_channels"] == 1
     assert len(grey.mean) == 1
     _save(root / "a" / "coloured.png", _picture(99))
     mixed = data.load(f"folder:{root}")
-    assert mixed.in_channels == 3
+    assert mixed.sizes["in_channels"] == 3
     equal = [bool((image == image[:1]).all()) for image in torch.cat([mixed.train_x, mixed.test_x])]
     assert equal.count(False) == 1
 

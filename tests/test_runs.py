@@ -53,7 +53,7 @@ def test_the_stored_network_gives_the_stored_outputs():
     for run in (TEACHER, student("ft_kd")):
         result = ensure(run)
         precision = result.manifest["environment"]["precision"]
-        out = predict(result.network(), result.data.test_x, result.data, precision=precision)
+        out = predict(result.network(), result.data, "test", precision=precision)
         assert torch.equal(out.logits, result.outputs.logits)
 
 

@@ -36,7 +36,7 @@ def teacher(images):
 def session(run, images, teacher, precision="fp32", memory=None) -> Session:
     if run.teacher is None:
         return start(run, images, device=CPU, precision=precision)
-    test = predict(teacher, images.test_x, images, precision=precision)
+    test = predict(teacher, images, "test", precision=precision)
     return start(run, images, device=CPU, precision=precision, teacher_network=teacher, memory=memory, test_memory=test)
 
 
@@ -68,7 +68,7 @@ def test_one_step_is_sgd_by_hand(images, teacher):
 
 
 def test_a_remembered_teacher_says_what_a_computed_one_says(images, teacher):
-    memory = predict(teacher, images.train_x, images, precision="fp32")
+    memory = predict(teacher, images, "train", precision="fp32")
     logs = []
     for remembered in (None, memory):
         made = session(student("pesf_kd"), images, teacher, memory=remembered)
@@ -99,7 +99,7 @@ def test_training_is_deterministic_and_leaves_the_global_generator_alone(images,
 def test_the_log_is_what_the_outputs_say(images, teacher):
     made = session(student("kd"), images, teacher)
     *_, row = train(made)
-    out = predict(made.student, images.test_x, images, precision="fp32")
+    out = predict(made.student, images, "test", precision="fp32")
     z_t = made.test_memory.logits
     gap = (z_t.double().logsumexp(1) - out.logits.double().logsumexp(1)).mean().item()
     assert row["accuracy"] == pytest.approx(100 * (out.logits.argmax(1) == images.test_y).double().mean().item())
@@ -113,7 +113,7 @@ def test_evaluation_is_the_unfolded_network_in_evaluation_mode(images, teacher):
     x = normalise(images.test_x, images.mean, images.std)
     with torch.no_grad():
         expected: Outputs = teacher(x)
-    out = predict(teacher, images.test_x, images, precision="fp32")
+    out = predict(teacher, images, "test", precision="fp32")
     torch.testing.assert_close(out.logits, expected.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(out.embedding, expected.embedding, rtol=1e-4, atol=1e-4)
 

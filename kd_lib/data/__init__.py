@@ -12,13 +12,24 @@ from typing import Literal, get_args
 from kd_lib.data import cache
 from kd_lib.data.cifar100 import Cifar100
 from kd_lib.data.digits100 import Digits100, shared_digit_mask
-from kd_lib.data.images import ImageData, hold_out, hold_out_fingerprint
+from kd_lib.data.dataset import Dataset
+from kd_lib.data.images import ImageData, hold_out_fingerprint
 from kd_lib.data.own import Folder, Parquet
 from kd_lib.data.source import DataNotFound, PathSource, Source, configure
 from kd_lib.data.svhn import Svhn
 from kd_lib.errors import unknown
 
-__all__ = ["DATASETS", "DataNotFound", "ImageData", "Split", "fingerprint", "found", "load", "shared_digit_mask"]
+__all__ = [
+    "DATASETS",
+    "DataNotFound",
+    "Dataset",
+    "ImageData",
+    "Split",
+    "fingerprint",
+    "found",
+    "load",
+    "shared_digit_mask",
+]
 
 Split = Literal["test", "validation"]
 
@@ -79,7 +90,7 @@ def found() -> list[str]:
 @lru_cache(maxsize=4)
 def _load(source: Source, folder: Path, split: Split) -> ImageData:
     if split == "validation":
-        return hold_out(_load(source, folder, "test"))
+        return _load(source, folder, "test").hold_out()
     return cache.load_or_make(folder, source.name, source.read)
 
 

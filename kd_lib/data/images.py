@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kd_lib.data.batches import Augment
+from kd_lib.data.batches import Augment, augment, normalise
+from kd_lib.data.dataset import Dataset
+from kd_lib.data.dataset import Part as PartName
 
 Part = tuple[NDArray[np.uint8], NDArray[np.integer]]  # images [N, channels, H, W] and labels [N]
 
@@ -20,8 +22,8 @@ _HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
-    """A data set in memory. Loaded sets are shared within a process: read the tensors, never write to them.
+class ImageData(Dataset):
+    """Images in memory.
 
     Attributes:
         name: what it was loaded as.
@@ -45,19 +47,48 @@ class ImageData:
     fingerprint: str
 
     @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+    def sizes(self) -> dict[str, int]:
+        """Number of classes, and channels: 1 for grey images, 3 for colour."""
+        return {"n_classes": self.n_classes, "in_channels": self.train_x.shape[1]}
 
     @property
-    def in_channels(self) -> int:
-        """1 for grey images, 3 for colour."""
-        return self.train_x.shape[1]
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, H, W)."""
+        return tuple(self.train_x.shape[1:])
+
+    @property
+    def augmented(self) -> bool:
+        """Whether `augment` does anything."""
+        return self.augment != "none"
+
+    def training_inputs(self, batches: Sequence[Tensor], *, seed: int, epoch: int) -> Iterator[Tensor]:
+        """[B, channels, H, W] normalised float32, channels last."""
+        for step, index in enumerate(batches):
+            yield self._normal(augment(self.train_x[index], self.augment, seed=seed, epoch=epoch, step=step))
+
+    def inputs(self, part: PartName, batch_size: int) -> Iterator[Tensor]:
+        """[B, channels, H, W] normalised float32, channels last."""
+        yield from map(self._normal, {"train": self.train_x, "test": self.test_x}[part].split(batch_size))
+
+    def _normal(self, x: Tensor) -> Tensor:
+        return normalise(x, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data with its four tensors on `device`."""
         tensors = ("train_x", "train_y", "test_x", "test_y")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def hold_out(self) -> "ImageData":
+        """The pixel statistics stay those of the whole training set."""
+        rest, held = partition(self.train_y.numpy(), _HELD_OUT)
+        return replace(
+            self,
+            train_x=self.train_x[rest],
+            train_y=self.train_y[rest],
+            test_x=self.train_x[held],
+            test_y=self.train_y[held],
+            fingerprint=hold_out_fingerprint(self.fingerprint),
+        )
 
 
 def image_data(
@@ -147,29 +178,6 @@ def pixel_statistics(x: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[flo
         mean.append(total / (255 * n))
         std.append(math.sqrt((n * squares - total**2) / (255 * n) ** 2))
     return tuple(mean), tuple(std)
-
-
-def hold_out(data: ImageData) -> ImageData:
-    """The data for making choices: a fixed, stratified tenth of train stands in for test, and test itself is not in it.
-
-    Which images are held out depends on the labels alone. The pixel statistics stay those of the whole training set.
-
-    Args:
-        data: the data set as published.
-    Returns:
-        Nine tenths as train, one tenth as test, with a fingerprint of its own.
-    Raises:
-        ValueError: a class with a single training image.
-    """
-    rest, held = partition(data.train_y.numpy(), _HELD_OUT)
-    return replace(
-        data,
-        train_x=data.train_x[rest],
-        train_y=data.train_y[rest],
-        test_x=data.train_x[held],
-        test_y=data.train_y[held],
-        fingerprint=hold_out_fingerprint(data.fingerprint),
-    )
 
 
 def hold_out_fingerprint(fingerprint: str) -> str:

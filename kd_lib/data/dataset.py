@@ -1,0 +1,76 @@
+"""What the training loop knows of a data set: labels, sizes, and network inputs a batch at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Part = Literal["train", "test"]
+
+
+class Dataset(ABC):
+    """A training and a test part. Loaded sets are shared within a process: read them, never write to them.
+
+    Attributes:
+        name: what it was loaded as.
+        train_y, test_y: [N] int64, positions in `class_names`.
+        class_names: one name a class.
+        fingerprint: SHA-256 (hex) of all that a training run sees.
+    """
+
+    name: str
+    train_y: Tensor
+    test_y: Tensor
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """What `models.build` must know of the data, by argument."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample, without the batch."""
+
+    @property
+    @abstractmethod
+    def augmented(self) -> bool:
+        """Whether a training sample differs from epoch to epoch, so that a teacher's answer cannot be remembered."""
+
+    @abstractmethod
+    def training_inputs(self, batches: Sequence[Tensor], *, seed: int, epoch: int) -> Iterator[Tensor]:
+        """One epoch of network inputs, augmented.
+
+        Args:
+            batches: positions in the training part, a tensor a step.
+            seed, epoch: with the step, all that the augmentation depends on.
+        Yields:
+            What the network reads of each batch.
+        """
+
+    @abstractmethod
+    def inputs(self, part: Part, batch_size: int) -> Iterator[Tensor]:
+        """Network inputs of a whole part, in order and as they are."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data with its tensors on `device`."""
+
+    @abstractmethod
+    def hold_out(self) -> "Dataset":
+        """The data for making choices: a fixed, stratified tenth of train stands in for test, and test itself is not in it.
+
+        Which samples are held out depends on the labels alone; the fingerprint is `hold_out_fingerprint`'s.
+
+        Raises:
+            ValueError: a class with a single training sample.
+        """
