@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from kd_lib.data import cache
 from kd_lib.data.cifar100 import Cifar100
-from kd_lib.data.digits100 import Digits100, shared_digit_mask
 from kd_lib.data.dataset import Dataset
+from kd_lib.data.digits100 import Digits100, shared_digit_mask
 from kd_lib.data.images import ImageData, hold_out_fingerprint
 from kd_lib.data.own import Folder, Parquet
 from kd_lib.data.source import DataNotFound, PathSource, Source, configure

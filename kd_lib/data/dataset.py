@@ -2,12 +2,33 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Part = Literal["train", "test"]
+
+
+class Shard(NamedTuple):
+    """Which part of the work is this process's, where several share a run.
+
+    Attributes:
+        rank: of this process, from 0.
+        world: number of processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, n: int) -> slice:
+        """This process's positions of n: neighbours, and as many as every other process has, or one more."""
+        least, more = divmod(n, self.world)
+        first = self.rank * least + min(self.rank, more)
+        return slice(first, first + least + (self.rank < more))
+
+
+WHOLE = Shard()
 
 
 class Dataset(ABC):
@@ -47,19 +68,22 @@ class Dataset(ABC):
         """Whether a training sample differs from epoch to epoch, so that a teacher's answer cannot be remembered."""
 
     @abstractmethod
-    def training_inputs(self, batches: Sequence[Tensor], *, seed: int, epoch: int) -> Iterator[Tensor]:
+    def training_inputs(
+        self, batches: Sequence[Tensor], *, seed: int, epoch: int, shard: Shard = WHOLE
+    ) -> Iterator[Tensor]:
         """One epoch of network inputs, augmented.
 
         Args:
             batches: positions in the training part, a tensor a step.
             seed, epoch: with the step, all that the augmentation depends on.
+            shard: whose part of each batch; all parts together are what one process gets.
         Yields:
             What the network reads of each batch.
         """
 
     @abstractmethod
-    def inputs(self, part: Part, batch_size: int) -> Iterator[Tensor]:
-        """Network inputs of a whole part, in order and as they are."""
+    def inputs(self, part: Part, batch_size: int, shard: Shard = WHOLE) -> Iterator[Tensor]:
+        """Network inputs of a part of the data (of the shard's positions in it), in order and as they are."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Dataset":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kd_lib.data.batches import Augment, augment, normalise
-from kd_lib.data.dataset import Dataset
+from kd_lib.data.dataset import WHOLE, Dataset, Shard
 from kd_lib.data.dataset import Part as PartName
 
 Part = tuple[NDArray[np.uint8], NDArray[np.integer]]  # images [N, channels, H, W] and labels [N]
@@ -61,14 +61,18 @@ class ImageData(Dataset):
         """Whether `augment` does anything."""
         return self.augment != "none"
 
-    def training_inputs(self, batches: Sequence[Tensor], *, seed: int, epoch: int) -> Iterator[Tensor]:
+    def training_inputs(
+        self, batches: Sequence[Tensor], *, seed: int, epoch: int, shard: Shard = WHOLE
+    ) -> Iterator[Tensor]:
         """[B, channels, H, W] normalised float32, channels last."""
         for step, index in enumerate(batches):
-            yield self._normal(augment(self.train_x[index], self.augment, seed=seed, epoch=epoch, step=step))
+            x = augment(self.train_x[index], self.augment, seed=seed, epoch=epoch, step=step)
+            yield self._normal(x[shard.of(len(x))])
 
-    def inputs(self, part: PartName, batch_size: int) -> Iterator[Tensor]:
+    def inputs(self, part: PartName, batch_size: int, shard: Shard = WHOLE) -> Iterator[Tensor]:
         """[B, channels, H, W] normalised float32, channels last."""
-        yield from map(self._normal, {"train": self.train_x, "test": self.test_x}[part].split(batch_size))
+        x = {"train": self.train_x, "test": self.test_x}[part]
+        yield from map(self._normal, x[shard.of(len(x))].split(batch_size))
 
     def _normal(self, x: Tensor) -> Tensor:
         return normalise(x, self.mean, self.std).contiguous(memory_format=torch.channels_last)
