@@ -77,8 +77,10 @@ class Run(Strict):
         method: a preset in `methods.METHODS`.
         policy: who moves; None takes the preset's.
         settings: changed hyper-parameters of method and policy by name; one that both have goes to both.
-        epochs, batch_size, lr, momentum, weight_decay: SGD; lr is the peak.
-        schedule: "step" (x0.1 at `milestones`, fractions of the run), "one_cycle" or "cosine".
+        epochs, batch_size, lr, weight_decay: as they are called everywhere; lr is the peak.
+        optimiser: "sgd" (with `momentum`) or "adamw" (betas .9 and .999; `momentum` is not read).
+        schedule: "step" (x0.1 at `milestones`, fractions of the run), "one_cycle", "cosine", or "linear" (up over the first tenth
+            of the run, then down to 0).
         seed: of initialisation, batch order and augmentation.
         precision: "bf16" (autocast), "fp32", or "auto": bf16 where the processor computes in it.
     """
@@ -99,7 +101,8 @@ class Run(Strict):
     lr: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "one_cycle", "cosine"] = "step"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["step", "one_cycle", "cosine", "linear"] = "step"
     milestones: tuple[float, ...] = Field((150 / 240, 180 / 240, 210 / 240), strict=False)  # JSON has lists only
     seed: int = 0
     precision: Literal["auto", "bf16", "fp32"] = "auto"

@@ -55,6 +55,11 @@ class Result:
         return float(self.metrics["accuracy"].iloc[-1])
 
     @property
+    def scores(self) -> dict[str, float]:
+        """What the field reports for this data set, in percent, after the last epoch; the first is the main one."""
+        return {name: float(self.metrics[name].iloc[-1]) for name in self.data.scores(self.outputs.logits, self.y)}
+
+    @property
     def best_accuracy(self) -> float:
         """The best epoch's accuracy: chosen on the very part it is measured on, so never to be reported as a result."""
         return float(self.metrics["accuracy"].max())
@@ -281,5 +286,7 @@ def _restore(session: Session, path: Path) -> None:
         prefix = f"optimiser.{i}."
         for name in [n for n in tensors if n.startswith(prefix)]:
             # in the parameter's own memory order: another order takes another code path, which may round differently
-            state = torch.empty_like(parameter, requires_grad=False).copy_(tensors[name])
+            state = tensors[name]
+            if state.shape == parameter.shape:
+                state = torch.empty_like(parameter, requires_grad=False).copy_(state)
             session.optimiser.state[parameter][name.removeprefix(prefix)] = state

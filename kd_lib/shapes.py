@@ -1,6 +1,7 @@
 """What networks return and what the sizes are called.
 
-B samples in a batch, C classes, D features of the pooled embedding, H x W pixels of a map, N samples in a data set.
+B samples in a batch, C classes, D features of the pooled embedding, H x W pixels of a map, L tokens of a text, N samples in a
+data set.
 """
 
 from typing import NamedTuple
@@ -14,15 +15,19 @@ class Outputs(NamedTuple):
     Attributes:
         logits: [B, C], float32, before any temperature.
         embedding: [B, D], float32, the pooled features that the classifier reads.
-        maps: one [B, channels, H, W] tensor a stage, after the stage's last activation.
+        maps: one [B, channels, H, W] tensor a stage, after the stage's last activation; of a transformer, its hidden states
+            [B, L, D]: the embedding layer's, then one a layer.
         preactivations: the same maps before that activation (of a wide ResNet's first two stages: what the batch norm after
             the map gives); only from a network whose `keep_preactivations` is True.
+        attentions: of a transformer, [B, heads, L, L] scores a layer, before their softmax, 0 where query or key is padding; only
+            from a network whose `keep_attentions` is True.
     """
 
     logits: Tensor
     embedding: Tensor
     maps: tuple[Tensor, ...] = ()
     preactivations: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -30,8 +35,8 @@ class Batch(NamedTuple):
 
     Attributes:
         index: [B], positions in the training set (what memories and caches are addressed by).
-        x: [B, channels, H, W], normalised float32.
-        y: [B], int64 labels.
+        x: [B, channels, H, W], normalised float32; of texts [B, L], int64 token ids.
+        y: [B], int64 labels; float32 where they are numbers to predict (a regression).
         seed: of everything random that a method draws in this step; a function of the run's seed, epoch and step.
     """
 

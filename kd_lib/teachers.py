@@ -49,7 +49,9 @@ class Teacher(nn.Module):
 
     def target(self, teacher: Outputs, y: Tensor) -> Outputs:
         """What the student learns from: the teacher's outputs, label-adjusted where asked for."""
-        return teacher._replace(logits=losses.label_adjustment(teacher.logits, y)) if self.label_adjustment else teacher
+        if not self.label_adjustment or y.is_floating_point():
+            return teacher
+        return teacher._replace(logits=losses.label_adjustment(teacher.logits, y))
 
     def terms(self, student: Outputs, teacher: Outputs, y: Tensor) -> dict[str, Tensor]:
         """Weighted loss terms of the teacher itself, by name."""
@@ -83,7 +85,7 @@ class FineTune(Teacher):
         self.network, self.lr, self.teacher_ce_weight = network, lr, teacher_ce_weight
 
     def terms(self, student: Outputs, teacher: Outputs, y: Tensor) -> dict[str, Tensor]:
-        return {"teacher_ce": self.teacher_ce_weight * F.cross_entropy(teacher.logits, y)}
+        return {"teacher_ce": self.teacher_ce_weight * losses.supervised(teacher.logits, y)}
 
 
 class Adapter(Teacher):
@@ -157,10 +159,12 @@ class Adapter(Teacher):
         return target._replace(logits=target.logits.detach(), embedding=target.embedding.detach())
 
     def terms(self, student: Outputs, teacher: Outputs, y: Tensor) -> dict[str, Tensor]:
-        terms = {"teacher_ce": self.teacher_ce_weight * F.cross_entropy(teacher.logits, y)}
+        terms = {"teacher_ce": self.teacher_ce_weight * losses.supervised(teacher.logits, y)}
         if self.variant == "v2":
             # the roles are exchanged: here the adapted teacher learns from the student
-            terms["teacher_kl"] = self.kd_weight * losses.kd(teacher.logits, student.logits.detach(), tau=self.tau)
+            z_s, z_t = teacher.logits, student.logits.detach()
+            learned = losses.mse(z_s, z_t) if y.is_floating_point() else losses.kd(z_s, z_t, tau=self.tau)
+            terms["teacher_kl"] = self.kd_weight * learned
         return terms
 
 

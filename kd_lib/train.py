@@ -57,9 +57,13 @@ class Session:
         groups = [{"params": mine, "peak": self.run.lr}]
         if theirs:
             groups.append({"params": theirs, "peak": self.run.lr if self.teacher.lr is None else self.teacher.lr})
-        self.optimiser = torch.optim.SGD(
-            groups, lr=0.0, momentum=self.run.momentum, weight_decay=self.run.weight_decay, foreach=True
-        )
+        decay = self.run.weight_decay
+        if self.run.optimiser == "adamw":
+            self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=decay, foreach=True)
+        else:
+            self.optimiser = torch.optim.SGD(
+                groups, lr=0.0, momentum=self.run.momentum, weight_decay=decay, foreach=True
+            )
 
     @property
     def epoch(self) -> int:
@@ -81,12 +85,12 @@ class FrozenNetwork:
     """A trained network that never moves: batch norms folded, evaluation mode, no gradients.
 
     With `memory` (its outputs for the whole training set, possible where data is not augmented) it answers without computing.
-    `keep` says whether maps and pre-activations will be read.
+    `keep` says whether maps, pre-activations and attentions will be read.
     """
 
     network: nn.Module
     autocast: Callable[[], AbstractContextManager]
-    keep: tuple[bool, bool]
+    keep: tuple[bool, bool, bool]
     memory: Outputs | None = None
 
     def __call__(self, batch: Batch) -> Outputs:
@@ -95,11 +99,11 @@ class FrozenNetwork:
         with torch.inference_mode(), self.autocast():
             out = self.network(batch.x)
         # autograd may not save inference tensors, so what a loss will read is copied; maps are large, so only where they are read
-        maps, preactivations = (
+        read = (
             tuple(tensor.clone() for tensor in tensors) if kept else ()
             for tensors, kept in zip(out[2:], self.keep, strict=True)
         )
-        return Outputs(out.logits.clone(), out.embedding.clone(), maps, preactivations)
+        return Outputs(out.logits.clone(), out.embedding.clone(), *read)
 
 
 def start(
@@ -133,23 +137,31 @@ def start(
         student = place(student, device)
         torch.manual_seed(run.seed + 1_000_003)
         method = run.method_type(**run.method_settings)
+        if data.train_y.is_floating_point() and not method.regresses:
+            raise ValueError(f"method {run.method!r} compares classes, and {data.name} has a number to predict.")
         teacher = frozen = None
         if teacher_network is not None:
             own = place(copy.deepcopy(teacher_network), device)
             teacher = run.policy_type(own, **run.policy_settings).to(device)
-            own.keep_preactivations = method.needs_preactivations
+            _keep(own, method)
             if not teacher.backbone_moves:
                 folded = place(models.fold_batchnorm(own), device)
-                keep = (method.needs_maps, method.needs_preactivations)
+                keep = (method.needs_maps, method.needs_preactivations, method.needs_attentions)
                 frozen = FrozenNetwork(folded, lambda: autocast(device, precision), keep, memory)
         elif run.peers:
             peers = [place(models.build(name, **data.sizes), device) for name in run.peers]
             teacher = run.policy_type(peers, **run.policy_settings)
-        student.keep_preactivations = method.needs_preactivations
+        _keep(student, method)
         if type(method).connect is not Method.connect:
             torch.manual_seed(run.seed + 2_000_003)
             method.connect(_pair(run, data, student, None if teacher_network is None else own))
     return Session(run, data, device, precision, student, method.to(device), teacher, frozen, test_memory)
+
+
+def _keep(network: nn.Module, method: Method | None) -> None:
+    """Has a network return what this method reads, and nothing else that takes memory."""
+    network.keep_preactivations = method is not None and method.needs_preactivations
+    network.keep_attentions = method is not None and method.needs_attentions
 
 
 @torch.no_grad()
@@ -181,13 +193,16 @@ def train(session: Session) -> Iterator[dict[str, float]]:
         began = time.perf_counter()
         if session.epoch == session.run.setup_epochs:
             session.optimiser.state.clear()  # momentum of the setup phase is none of the run's own
-        row = {"epoch": session.epoch + 1 - session.run.setup_epochs, **_train_epoch(session), **evaluate(session)}
+        with torch.random.fork_rng(devices=[session.device] if session.device.type == "cuda" else []):
+            trained = _train_epoch(session)
+        row = {"epoch": session.epoch + 1 - session.run.setup_epochs, **trained, **evaluate(session)}
         session.log.append({**row, "seconds": round(time.perf_counter() - began, 3)})
         yield session.log[-1]
 
 
 def _train_epoch(session: Session) -> dict[str, float]:
     run, data = session.run, session.data
+    regression = data.train_y.is_floating_point()
     order = epoch_order(len(data.train_y), seed=run.seed, epoch=session.epoch).to(session.device)
     batches = [part for part in order.split(run.batch_size) if len(part) > 1]  # batch norm needs two samples
     steps = len(batches)
@@ -201,6 +216,7 @@ def _train_epoch(session: Session) -> dict[str, float]:
         progress = session.epoch - run.setup_epochs + step / steps
         for group in session.optimiser.param_groups:
             group["lr"] = group["peak"] * (1.0 if session.in_setup else lr_factor(run, progress))
+        torch.manual_seed(batch.seed)  # dropout's
         student, terms = (setup_terms if session.in_setup else loss_terms)(session, batch, progress=progress)
         session.optimiser.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
@@ -215,7 +231,7 @@ def _train_epoch(session: Session) -> dict[str, float]:
         "lr": session.optimiser.param_groups[0]["lr"],
         "loss": sum(means),
         **{f"loss_{name}": value for name, value in zip(names, means, strict=True)},
-        "train_accuracy": 100 * correct.item() / sum(map(len, batches)),
+        **({} if regression else {"train_accuracy": 100 * correct.item() / sum(map(len, batches))}),
     }
 
 
@@ -267,7 +283,8 @@ def _check_finite(rows: list[Tensor], names: list[str], epoch: int, step: int) -
 def lr_factor(run: Run, progress: float) -> float:
     """Learning rate as a fraction of its peak after `progress` epochs (fractional).
 
-    "step": x0.1 at each milestone. "cosine": from 1 to 0. "one_cycle" (Smith & Topin 2019): from 1/25 up to 1 over the first
+    "step": x0.1 at each milestone. "cosine": from 1 to 0. "linear": from 0 to 1 over the first tenth, then to 0 (Devlin et al.
+    2019). "one_cycle" (Smith & Topin 2019): from 1/25 up to 1 over the first
     30% of the run, then down to 0, both along a half cosine.
     """
     done = progress / run.epochs
@@ -275,6 +292,8 @@ def lr_factor(run: Run, progress: float) -> float:
         return 0.1 ** sum(math.floor(progress) >= round(m * run.epochs) for m in run.milestones)
     if run.schedule == "cosine":
         return (1 + math.cos(math.pi * done)) / 2
+    if run.schedule == "linear":
+        return min(done / 0.1, (1 - done) / 0.9)
     warm = 0.3
     if done < warm:
         return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / warm)) / 2
@@ -286,7 +305,7 @@ def predict(network: nn.Module, data: Dataset, part: Part, *, precision: str) ->
     """Logits and embeddings for a part of the data, on the device of both, in the network's evaluation mode, batch norms folded."""
     folded, device = models.fold_batchnorm(network), next(network.parameters()).device
     folded = place(folded, device)
-    folded.keep_preactivations = False
+    _keep(folded, None)
     chunks = []
     for x in data.inputs(part, EVALUATION_BATCH):
         with autocast(device, precision):
@@ -305,17 +324,17 @@ def predict_teacher(session: Session) -> Outputs:
 
 
 def evaluate(session: Session) -> dict[str, float]:
-    """Accuracy, sharpness and entropy on the test part and, beside a teacher, gap and KL to it (all at temperature 1)."""
+    """Scores, sharpness and entropy on the test part and, beside a teacher, its scores, gap and KL to it (at temperature 1)."""
     data = session.data
     student = predict(session.student, data, "test", precision=session.precision)
     row = {
-        "accuracy": 100 * metrics.accuracy(student.logits, data.test_y),
+        **data.scores(student.logits, data.test_y),
         "sharpness": float(metrics.sharpness(student.logits).mean()),
         "entropy": metrics.entropy(student.logits),
     }
     if session.teacher is not None:
         teacher = predict_teacher(session)
-        row["teacher_accuracy"] = 100 * metrics.accuracy(teacher.logits, data.test_y)
+        row |= {f"teacher_{name}": score for name, score in data.scores(teacher.logits, data.test_y).items()}
         row["gap"] = metrics.sharpness_gap(student.logits, teacher.logits)
         row["kl"] = metrics.kl_divergence(student.logits, teacher.logits)
     return row

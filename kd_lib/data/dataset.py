@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from kd_lib import metrics
+
 Part = Literal["train", "test"]
 
 
@@ -36,8 +38,8 @@ class Dataset(ABC):
 
     Attributes:
         name: what it was loaded as.
-        train_y, test_y: [N] int64, positions in `class_names`.
-        class_names: one name a class.
+        train_y, test_y: [N] int64, positions in `class_names`; float32 where a number is to be predicted (a regression).
+        class_names: one name a class; of a regression, the one number's.
         fingerprint: SHA-256 (hex) of all that a training run sees.
     """
 
@@ -51,6 +53,10 @@ class Dataset(ABC):
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def scores(self, logits: Tensor, y: Tensor) -> dict[str, float]:
+        """What the field reports of predictions [N, C] for labels [N], in percent; the first is the main one."""
+        return {"accuracy": 100 * metrics.accuracy(logits, y)}
 
     @property
     @abstractmethod

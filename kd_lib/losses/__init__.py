@@ -7,7 +7,7 @@ from kd_lib.losses.decoupled import dkd, nckd, tckd
 from kd_lib.losses.factors import ft
 from kd_lib.losses.features import at, fitnet, nst, same_size, unit, vid
 from kd_lib.losses.flow import fsp, fsp_matrix
-from kd_lib.losses.labels import label_adjustment, label_smoothing
+from kd_lib.losses.labels import label_adjustment, label_smoothing, mse, supervised
 from kd_lib.losses.logits import Logits, Scalar, Temperature, atkd, kd, sigma, soft_kl
 from kd_lib.losses.mutual import (
     dml,
@@ -76,6 +76,7 @@ __all__ = [
     "least_error_weights",
     "least_wrong",
     "logit_std",
+    "mse",
     "nckd",
     "negative_mean",
     "normkd",
@@ -91,6 +92,7 @@ __all__ = [
     "skd",
     "soft_kl",
     "sp",
+    "supervised",
     "tckd",
     "transformed_kd",
     "ttm",

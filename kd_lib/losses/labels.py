@@ -1,8 +1,42 @@
-"""Targets made from labels: the label smoothed, and the teacher's prediction put right."""
+"""Learning from labels: the term itself, the label smoothed, and the teacher's prediction put right."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def supervised(z: Tensor, y: Tensor) -> Tensor:
+    r"""What every method has of the labels: cross-entropy, or the squared error where they are numbers.
+
+    .. math:: CE(z, y) = \log \sum_c e^{z_c} - z_y \qquad\text{or}\qquad (z_0 - y)^2
+
+    Args:
+        z: logits [B, C]; of a regression [B, 1].
+        y: labels [B]: int64 in 0..C-1, or floating point to predict the number itself (STS-B).
+    Returns:
+        Mean over the batch.
+    Raises:
+        ValueError: numbers to predict, and more than one output.
+    """
+    return mse(z, y[:, None]) if y.is_floating_point() else F.cross_entropy(z, y)
+
+
+def mse(z_s: Tensor, z_t: Tensor) -> Tensor:
+    r"""Squared error of a predicted number: what stands for KD in a regression.
+
+    .. math:: \frac{1}{B} \sum_b (z_s^b - z_t^b)^2
+
+    Args:
+        z_s: the prediction [B, 1].
+        z_t: label or teacher's prediction [B, 1].
+    Returns:
+        Mean over the batch.
+    Raises:
+        ValueError: other shapes.
+    """
+    if z_s.shape != z_t.shape or z_s.shape[1:] != (1,):
+        raise ValueError(f"a regression compares [B, 1] with [B, 1], got {list(z_s.shape)} and {list(z_t.shape)}.")
+    return F.mse_loss(z_s, z_t)
 
 
 def label_smoothing(y: Tensor, alpha: float, K: int) -> Tensor:

@@ -17,7 +17,8 @@ class Method(nn.Module):
     Attributes:
         version: to raise when the meaning of the method changes; it is a part of every run's key.
         needs_teacher: whether it learns from a trained teacher (False: from nothing, or from peers).
-        needs_maps, needs_preactivations: whether it reads `Outputs.maps`, `Outputs.preactivations`.
+        needs_maps, needs_preactivations, needs_attentions: whether it reads `Outputs.maps`, `.preactivations`, `.attentions`.
+        regresses: whether it also works where a number is to be predicted, not a class.
         views: how many images `expand` makes of one.
         relates_samples: whether a sample's loss depends on the rest of the batch, so that the batch must not be split over devices.
         setup_epochs: epochs of `setup` before the run's own epochs.
@@ -28,6 +29,8 @@ class Method(nn.Module):
     needs_teacher = True
     needs_maps = False
     needs_preactivations = False
+    needs_attentions = False
+    regresses = False
     views = 1
     relates_samples = False
     setup_epochs = 0
@@ -36,7 +39,7 @@ class Method(nn.Module):
     @classmethod
     def needs_live_teacher(cls) -> bool:
         """Whether a remembered teacher (logits and embedding of each training image) is not enough."""
-        return cls.needs_maps or cls.needs_preactivations or cls.views > 1
+        return cls.needs_maps or cls.needs_preactivations or cls.needs_attentions or cls.views > 1
 
     def connect(self, pair: Pair) -> None:
         """Make the layers and memories that depend on the two networks' sizes; called once, before training.
@@ -76,9 +79,10 @@ class Alone(Method):
     """The student without a teacher: cross-entropy only."""
 
     needs_teacher = False
+    regresses = True
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits, batch.y)}
+        return {"ce": losses.supervised(student.logits, batch.y)}
 
 
 class Matching(Method):

@@ -24,6 +24,7 @@ class KD(Method):
 
     - a temperature for each side, ATKD Table 8 (student 4 with teacher 3.5 to 5, and teacher 4 with student 3.5 to 4.5);
     - KD switched off late in the student's training: the early-stopped KD of Cho & Hariharan 2019;
+    - where a number is predicted and not a class (STS-B), both terms are squared errors, `losses.mse`;
     - the teacher's predictions only (`tau=1, kd_weight=1, ce_weight=0`): the "patient teacher" of Beyer et al. 2022.
 
     The paper leaves open: the scale of unequal temperatures, see `losses.kd`; here their product.
@@ -36,6 +37,8 @@ class KD(Method):
     Raises:
         ValueError: until_epoch below 1.
     """
+
+    regresses = True
 
     def __init__(
         self,
@@ -53,10 +56,13 @@ class KD(Method):
         self.kd_weight, self.ce_weight = kd_weight, ce_weight
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
-        ce = F.cross_entropy(student.logits, batch.y)
+        ce = losses.supervised(student.logits, batch.y)
         if not self.listens(progress):
             return {"ce": ce}
-        matched = losses.kd(student.logits, teacher.logits, tau=self.tau, tau_teacher=self.tau_teacher)
+        if batch.y.is_floating_point():
+            matched = losses.mse(student.logits, teacher.logits)
+        else:
+            matched = losses.kd(student.logits, teacher.logits, tau=self.tau, tau_teacher=self.tau_teacher)
         return {"kd": self.kd_weight * matched, "ce": self.ce_weight * ce}
 
     def listens(self, progress: float) -> bool:

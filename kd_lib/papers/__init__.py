@@ -12,6 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from kd_lib.errors import unknown
+from kd_lib.papers.comparison import ROWS, beside
+
+__all__ = ["COLUMNS", "FOLDER", "PAPERS", "ROWS", "SEPARATOR", "beside", "caveats", "inconsistencies", "load"]
 
 FOLDER = Path(__file__).parent
 PAPERS = ("pesf_v1", "pesf_v2", "atkd", "sftn")
@@ -47,6 +50,22 @@ def load(paper: Names = None, *, table: Names = None, row: Names = None, column:
 def inconsistencies() -> pd.DataFrame:
     """What does not agree within or between the papers: id, papers, where, claim, evidence and our reading of it."""
     return pd.read_csv(FOLDER / "inconsistencies.csv", dtype=str, keep_default_na=False)
+
+
+def caveats(*ids: str) -> str:
+    """Known inconsistencies as lines of Markdown: where, what the paper says, what we make of it.
+
+    Args:
+        ids: of `inconsistencies`, those that touch a table which is shown.
+    Raises:
+        ValueError: an id that does not exist; the message holds the nearest.
+    """
+    known = inconsistencies().set_index("id")
+    for name in ids:
+        if name not in known.index:
+            raise unknown("inconsistency", name, known.index)
+    lines = (f"- {known['where'][name]}, “{known.claim[name]}”: {known.reading[name]}" for name in ids)
+    return "Mind, in the printed numbers:\n\n" + "\n".join(lines)
 
 
 @cache
