@@ -108,7 +108,7 @@ METHOD_STYLES: dict[str, MethodStyle] = {
     "rco": MethodStyle("RCO", SKY, "D"),
     "rco_eei": MethodStyle("RCO, EEI", BROWN, "D", "--"),
     "eskd": MethodStyle("ESKD", SKY, "o"),
-    "early_teacher": MethodStyle("Early teacher", BROWN, "o", "--"),
+    "kd_longer": MethodStyle("KD, as long as RCO", BLUE, "o", "--"),
     "patient": MethodStyle("Patient teacher", SKY, "X"),
     "pkd": MethodStyle("PKD", PURPLE, "^"),
     "tinybert": MethodStyle("TinyBERT", PURPLE, "v"),
