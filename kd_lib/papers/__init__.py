@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from kd_lib.errors import unknown
-from kd_lib.papers.comparison import ROWS, beside
+from kd_lib.papers.comparison import ROWS, TITLES, beside
 
 __all__ = ["COLUMNS", "FOLDER", "PAPERS", "ROWS", "SEPARATOR", "beside", "caveats", "inconsistencies", "load"]
 
@@ -64,8 +64,13 @@ def caveats(*ids: str) -> str:
     for name in ids:
         if name not in known.index:
             raise unknown("inconsistency", name, known.index)
-    lines = (f"- {known['where'][name]}, “{known.claim[name]}”: {known.reading[name]}" for name in ids)
-    return "Mind, in the printed numbers:\n\n" + "\n".join(lines)
+    return "Mind, in the printed numbers:\n\n" + "\n".join(_caveat(known.loc[name]) for name in ids)
+
+
+def _caveat(line: pd.Series) -> str:
+    titles = {TITLES[paper].partition(" v")[0] for paper in line["papers"].split()}
+    whose = f"{titles.pop()} " if len(titles) == 1 else ""  # of several papers `where` names each
+    return f"- {whose}{line['where']}, “{line['claim']}”: {line['reading']}"
 
 
 @cache

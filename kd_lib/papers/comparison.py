@@ -38,28 +38,39 @@ def beside(
         metrics: for each of the paper's metrics that is shown our column, in the paper's unit.
         scale: of our runs: "smoke", "demo", "short", "paper".
         caption: what was run, as under the figures.
-        rows: our methods' names and the printed rows they belong to; other methods of ours are left out.
+        rows: our methods' names and the printed rows they belong to. What only we have is left out.
         baseline: a printed row; each other cell ends with its difference to it, in brackets.
         protocol: the scale of the printed side.
     Returns:
         Text: as printed, or mean ± standard deviation over seeds; empty where a side has no such row. One line a metric and
-        row, those of the paper first and in its order; one column a side and pair of networks, ours first.
+        row, in the paper's order; one column a side and pair of networks, ours first.
     Raises:
-        ValueError: a column, metric or baseline that is not there; runs of one row that differ in more than the seed.
+        ValueError: a column, metric or baseline that is not there; runs of one row that differ in more than the seed; no run
+            that belongs to a printed row.
     """
+    theirs = _theirs(printed, metrics, protocol)
+    place = {metric: i for i, metric in enumerate(metrics)}
+    lines = theirs[["metric", "row"]].drop_duplicates()
+    lines = lines.sort_values("metric", key=lambda names: names.map(place), kind="stable")
+    ours = _means(table, metrics, rows).merge(lines)
+    if ours.empty:
+        raise ValueError(f"none of our methods {sorted(set(table['method']))} has one of the rows {list(lines['row'])}")
+    ours["side"] = f"ours, {scale} scale" + (f": {caption}" if caption else "")
+    both = pd.concat([ours, theirs], ignore_index=True)
+    both["text"] = _texts(both, baseline)
+    columns = both[["side", "pair"]].drop_duplicates()
+    wide = both.pivot(index=["metric", "row"], columns=["side", "pair"], values="text")
+    return wide.reindex(index=pd.MultiIndex.from_frame(lines), columns=pd.MultiIndex.from_frame(columns)).fillna("")
+
+
+def _theirs(printed: pd.DataFrame, metrics: Mapping[str, str], protocol: str) -> pd.DataFrame:
+    """The printed numbers that are shown, with the side they stand on."""
     for metric in metrics:
         if metric not in set(printed["metric"]):
             raise unknown("metric of these printed numbers", metric, printed["metric"].unique())
     theirs = printed[printed["metric"].isin(metrics)]
     titles = theirs["paper"].map(TITLES) + " Table " + theirs["table"]
-    theirs = theirs.assign(side=titles + f": {protocol}")
-    ours = _means(table, metrics, rows).assign(side=f"ours, {scale} scale" + (f": {caption}" if caption else ""))
-    both = pd.concat([ours, theirs], ignore_index=True)
-    both["text"] = _texts(both, baseline)
-    lines = pd.concat([theirs, ours])[["metric", "row"]].drop_duplicates()
-    columns = both[["side", "pair"]].drop_duplicates()
-    wide = both.pivot(index=["metric", "row"], columns=["side", "pair"], values="text")
-    return wide.reindex(index=_in_order(lines, metrics), columns=pd.MultiIndex.from_frame(columns)).fillna("")
+    return theirs.assign(side=titles + f": {protocol}")
 
 
 def _means(table: pd.DataFrame, metrics: Mapping[str, str], rows: Mapping[str, str]) -> pd.DataFrame:
@@ -90,9 +101,3 @@ def _texts(both: pd.DataFrame, baseline: str | None) -> list[str]:
             text += f" ({cell.value - cell.reference:+.2f})"
         texts.append(text)
     return texts
-
-
-def _in_order(lines: pd.DataFrame, metrics: Mapping[str, str]) -> pd.MultiIndex:
-    """Metric by metric as they were asked for."""
-    place = lines["metric"].map({metric: i for i, metric in enumerate(metrics)})
-    return pd.MultiIndex.from_frame(lines.loc[place.sort_values(kind="stable").index])
