@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
     commands.add_parser(
         "plan", help="what the notebooks need: runs in the store or new, time, disk; takes --scale, --only, -p"
     )
-    run = commands.add_parser("run", help="train one run, or show it if it is done")
+    run = commands.add_parser(
+        "run", help="train one run, or show it if it is done; by several GPUs: see kd_lib.parallel"
+    )
     run.add_argument(
         "run", help='a run\'s key (or its first digits), a JSON file, or JSON: \'{"network": "resnet20"}\''
     )
@@ -29,7 +31,9 @@ def main(argv: list[str]) -> int:
     run.add_argument(
         "--threads", type=int, default=1, help="default 1; results are bit-identical for equal numbers only"
     )
-    commands.add_parser("verify", help="re-hash every finished run; exit code 1 if one is damaged")
+    commands.add_parser(
+        "verify", help="re-hash every run, compare the committed verdicts with them; exit code 1 for a fault"
+    )
     commands.add_parser("doctor", help="versions, torchvision's health, processor, memory, disk, data found")
     speed = commands.add_parser("benchmark", help="images a second of a distillation step: a plain loop against ours")
     speed.add_argument("--student", default="resnet20")
@@ -43,9 +47,11 @@ def main(argv: list[str]) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from kd_lib import plan, runs
+    from kd_lib import parallel, plan, runs
     from kd_lib.config import Run
 
+    if parallel.launched():  # a process that waits for its fellows cannot run a handler
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     text = arguments.run
     try:
         if not text.lstrip().startswith("{") and Path(text).is_file():
@@ -55,16 +61,23 @@ def _run(arguments: argparse.Namespace) -> int:
         return _say(f"error: {error}", 2)
     torch.set_num_threads(arguments.threads)
     try:
+        group = parallel.join(arguments.device)
+    except (ValueError, RuntimeError) as error:
+        return _say(f"error: {error}", 2)
+    try:
         plan.execute([run], device=arguments.device, threads=arguments.threads)
     except plan.RunFailed as error:
         return _say(f"error: {error}", 1)
-    result = runs.load(run)
-    print(f"{run.label}\n{result.folder}\n{result.metrics.tail(5).to_string(index=False)}")
+    if group.first:
+        result = runs.load(run)
+        print(f"{run.label}\n{result.folder}\n{result.metrics.tail(5).to_string(index=False)}")
+    parallel.leave()
     return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from kd_lib import store
+    from kd_lib import claims, store
+    from kd_lib.parameters import SCALES
     from kd_lib.paths import store_root
 
     damaged, folders = [], sorted((store_root() / "done").glob("*"))
@@ -78,7 +91,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     print(f"{len(folders)} runs in {store_root()}: {len(folders) - len(damaged)} whole, {len(damaged)} damaged")
     if damaged:
         print("the next command that needs a damaged run sets it aside and trains it again")
-    return 1 if damaged else 0
+    wrong, compared = claims.incomplete_figures(), 0
+    for scale in () if damaged else SCALES:  # reading a damaged run would set it aside
+        count, differing = claims.compare_verdicts(scale)
+        compared, wrong = compared + count, wrong + differing
+    print("\n".join([*wrong, f"figures: {compared} committed verdicts compared with their runs, {len(wrong)} faults"]))
+    if wrong:
+        print("figures of this checkout are not those of these runs: redraw them with ./run_all.sh")
+    return 1 if damaged or wrong else 0
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -9,18 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from statistics import median
 
 import torch
 
-from kd_lib import cost, data, models, runs
+from kd_lib import cost, data, models, parallel, runs
 from kd_lib.config import Run
+from kd_lib.parallel import Group
 from kd_lib.paths import store_root
 from kd_lib.progress import Progress, clock
 from kd_lib.runs import Result
 
 POLL_SECONDS = 0.5
+SIDE_BY_SIDE = 8  # students of one teacher in a process, at most: each keeps its own activations in memory
 
 
 class RunFailed(RuntimeError):
@@ -163,11 +166,11 @@ def default_jobs() -> int:
 
 def ensure(wanted: Iterable, **options) -> list[Result]:
     """The results of all wanted runs, in their order; what is missing is trained first, see `execute`."""
-    wanted = list(flatten(wanted))
-    found = {run.key: runs.find(run) for run in wanted}
+    wanted, group = list(flatten(wanted)), parallel.join(options.get("device", "auto"))
+    found = group.once(lambda: {run.key: runs.find(run) for run in wanted})
     if None in found.values():
         execute([run for run in wanted if found[run.key] is None], **options)
-    return [found[run.key] or runs.load(run) for run in wanted]
+    return [found[run.key] or group.once(partial(runs.load, run)) for run in wanted]
 
 
 def execute(
@@ -180,19 +183,28 @@ def execute(
 ) -> None:
     """Train what is missing, teachers before students, the rest side by side in processes of their own.
 
+    Processes that were launched as a group (see `parallel`) all call it, and train together, one run after the other up to the
+    first that fails.
+
     Args:
         wanted: runs in any nesting of dicts, lists and tuples.
-        jobs: processes at a time; the default is one a core.
+        jobs: processes at a time; the default is one a core. A group has those it was launched with.
         threads: of each process. One is fastest for small networks, and results are bit-identical only for equal numbers.
         device: "auto", "cpu", "cuda" or "mps".
         executor: where to train instead, for example `dask.distributed.Client(address).get_executor()` for many machines that
             share the store's disk.
     Raises:
         RunFailed: after all that could be trained is trained.
+        ValueError: a group was given an executor.
     """
-    missing = [step for step in plan(wanted) if runs.find(step.run) is None]
+    wanted, group = list(flatten(wanted)), parallel.join(device)
+    missing = group.once(lambda: [step for step in plan(wanted) if runs.find(step.run) is None])
     if not missing:
         return
+    if parallel.launched():
+        if executor is not None:
+            raise ValueError("processes that were launched as a group train by themselves: no executor then.")
+        return _together(missing, group, device)
     if executor is not None:
         return _drive(missing, executor, device)
     jobs = min(jobs or default_jobs(), len(missing))
@@ -209,6 +221,23 @@ def execute(
     pool.shutdown()
 
 
+def _together(steps: list[Step], group: Group, device: str) -> None:
+    try:
+        for step in steps:  # all of them, before anything is trained
+            group.check(step.run)
+    except ValueError as error:
+        raise RunFailed(str(error)) from error
+    progress, began = Progress(), time.monotonic()
+    for number, step in enumerate(steps):
+        line = partial(_line, steps, steps[:number], [step], began, 1)
+        try:
+            runs.ensure(step.run, device=device, on_epoch=lambda _row, line=line: progress.show(line()))
+        except Exception as error:
+            raise RunFailed(f"{step.label}: {type(error).__name__}: {error}") from error
+    if group.first:
+        progress.show(_line(steps, steps, [], began, 1), last=True)
+
+
 def _start_worker(threads: int, parent: int) -> None:
     torch.set_num_threads(threads)
 
@@ -220,39 +249,70 @@ def _start_worker(threads: int, parent: int) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
-def _train_one(description: str, device: str) -> None:
-    runs.ensure(Run.model_validate_json(description), device=device)
+def _train_unit(descriptions: list[str], device: str) -> None:
+    wanted = [Run.model_validate_json(description) for description in descriptions]
+    runs.ensure_side_by_side(wanted, device=device)
 
 
-def _drive(steps: list[Step], executor: Executor, device: str, jobs: int = 1) -> None:
+def _units(steps: list[Step], free: int) -> list[list[Step]]:
+    """Steps to be trained by one process each: those that can share a teacher's answers together, but no processor left idle."""
+    units: dict[object, list[Step]] = {}
+    for step in steps:
+        units.setdefault(_shares(step.run) or step.key, []).append(step)
+    parts = list(units.values())
+    while len(parts) < free and len(largest := max(parts, key=len, default=[])) > 1:
+        parts.remove(largest)
+        parts += [largest[::2], largest[1::2]]
+    return [part[i : i + SIDE_BY_SIDE] for part in parts for i in range(0, len(part), SIDE_BY_SIDE)]
+
+
+def _shares(run: Run) -> tuple | None:
+    """What runs must have in common to train side by side on one teacher's answers; None where nothing would be saved.
+
+    A teacher whose answers are remembered costs nothing, and one that moves is each run's own.
+    """
+    if run.teacher is None or run.policy_type.backbone_moves or run.method_type.views > 1:
+        return None
+    dataset = data.load(run.data, split=run.split, **run.data_settings)
+    if not dataset.augmented and not run.method_type.needs_live_teacher():
+        return None
+    return (run.teacher.key, run.data, repr(run.data_settings), run.split, run.seed, run.batch_size, run.precision)
+
+
+def _drive(steps: list[Step], executor: Executor, device: str, jobs: int | None = None) -> None:
+    spread, jobs = jobs or len(steps), jobs or 1  # nobody knows how many workers another executor has
     waiting = {step.key: step for step in steps}
-    running: dict[Future, Step] = {}
+    running: dict[Future, list[Step]] = {}
     failed: dict[str, str] = {}
     finished: list[Step] = []
     progress, began = Progress(), time.monotonic()
     weight = _time_to_last(steps)
     while waiting or running:
-        blocked = {step.key for step in [*waiting.values(), *running.values()]}
+        blocked = {step.key for step in [*waiting.values(), *chain(*running.values())]}
         ready = [s for s in waiting.values() if not any(parent.key in blocked for parent in s.run.parents)]
+        free: list[Step] = []
         for step in sorted(ready, key=lambda s: -weight[s.key]):
             del waiting[step.key]
             if lost := [parent.label for parent in step.run.parents if parent.key in failed]:
                 failed[step.key] = f"{step.label}: not started, because {lost[0]} did not finish"
             else:
-                running[executor.submit(_train_one, step.run.model_dump_json(), device)] = step
+                free.append(step)
+        for unit in _units(free, spread - len(running)):
+            running[executor.submit(_train_unit, [step.run.model_dump_json() for step in unit], device)] = unit
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
-            step = running.pop(future)
+            unit = running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 raise RunFailed(
-                    f"a training process died (killed, often for want of memory) at: {step.label}. "
+                    f"a training process died (killed, often for want of memory) at: {unit[0].label}. "
                     "Run the same again: finished runs and checkpoints are kept."
                 ) from error
-            if error is not None:
-                failed[step.key] = f"{step.label}: {type(error).__name__}: {error}"
-            finished.append(step)
-        progress.show(_line(steps, finished, running.values(), began, jobs), last=not (waiting or running))
+            for step in unit:
+                if error is not None and (len(unit) == 1 or runs.find(step.run) is None):
+                    failed[step.key] = f"{step.label}: {type(error).__name__}: {error}"
+                finished.append(step)
+        progress.show(_line(steps, finished, [*chain(*running.values())], began, jobs), last=not (waiting or running))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(steps)} runs did not finish:\n" + "\n".join(failed.values()))
 
@@ -268,7 +328,7 @@ def _time_to_last(steps: list[Step]) -> dict[str, float]:
     return weight
 
 
-def _line(steps: list[Step], finished: list[Step], running: Iterable[Step], began: float, jobs: int) -> str:
+def _line(steps: list[Step], finished: list[Step], running: list[Step], began: float, jobs: int) -> str:
     fractions = {step.key: _fraction(step) for step in running}
     total = sum(step.seconds for step in steps) or 1.0
     done = sum(s.seconds for s in finished) + sum(s.seconds * fractions.get(s.key, 0.0) for s in steps)
@@ -276,7 +336,7 @@ def _line(steps: list[Step], finished: list[Step], running: Iterable[Step], bega
     # until something is done the estimate speaks, then more and more what was seen
     share = done / total
     left = (1 - share) * (total / jobs * (1 - share) + (elapsed / share if share else 0.0) * share)
-    now = ", ".join(f"{step.label} {fractions[step.key]:.0%}" for step in list(running)[:jobs])
+    now = ", ".join(f"{step.label} {fractions[step.key]:.0%}" for step in running[:jobs])
     state = f"{now}; about {clock(left)} left" if len(finished) < len(steps) else f"took {clock(elapsed)}"
     return f"trained {len(finished)} of {len(steps)} runs; {state}"
 

@@ -214,7 +214,11 @@ def _dry_run(selection: list[Selected], arguments: argparse.Namespace) -> int:
 
 def _run(selection: list[Selected], arguments: argparse.Namespace) -> int:
     from kd_lib.execution import Task, execute_all
+    from kd_lib.parallel import launched
 
+    if launched():
+        print("Several processes train one run: `run KEY`. Start the notebooks without a launcher.", file=sys.stderr)
+        return BAD_ARGUMENTS
     runs, problems = _collect(selection)
     if problems:
         print("\n".join(problems), file=sys.stderr)

@@ -8,7 +8,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kd_lib import data, hardware, models, store
+from kd_lib import data, hardware, models, parallel, store
 from kd_lib.config import Run
 from kd_lib.data import Dataset
 from kd_lib.methods import Method
+from kd_lib.parallel import ALONE, Group
 from kd_lib.paths import store_root
 from kd_lib.shapes import Outputs
-from kd_lib.train import Session, predict, predict_teacher, start, train
+from kd_lib.train import Session, predict, predict_teacher, share_teacher, start, train_side_by_side
 
 CHECKPOINT_SECONDS = 5.0  # at most this much work, or one epoch, is lost to a crash
 
@@ -155,83 +157,134 @@ def recall(key: str) -> Run:
 def ensure(run: Run, *, device: str = "auto", on_epoch: OnEpoch | None = None) -> Result:
     """The finished run: loaded, or resumed from its checkpoint, or trained, its teacher first.
 
+    Processes that were launched as a group (see `parallel`) all call it, and train together.
+
     Args:
         device: "auto", "cpu", "cuda" or "mps".
-        on_epoch: called with each epoch's row of the log.
+        on_epoch: called with each epoch's row of the log; in a group, by its first process.
     Raises:
         NonFiniteLoss: the training diverged.
+        ValueError: a group cannot train this run.
     """
-    done = find(run)
+    group = parallel.join(device)
+    done = group.once(lambda: find(run))
     if done is not None:
         return done
-    remember(run)
+    group.check(run)
+    group.once(lambda: remember(run))
     for parent in run.parents:
         ensure(parent, device=device)
-    with store.lock(run.key):
-        return find(run) or _train(run, device, on_epoch)  # another process may have just finished it
+    with group.lock(run.key):  # another process may have just finished it
+        return group.once(lambda: find(run)) or _train([run], device, on_epoch, group)[0]
 
 
-def _train(run: Run, device: str, on_epoch: OnEpoch | None) -> Result:
-    work = store_root() / "work" / run.key
-    session = _open(run, device)
-    _resume(session, work)
-    saved = time.monotonic()
-    for row in train(session):
-        with open(work / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
-        if session.epoch < run.total_epochs and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save_checkpoint(session, work)
-            saved = time.monotonic()
-        if on_epoch is not None:
+def ensure_side_by_side(wanted: Sequence[Run], *, device: str = "auto") -> list[Result]:
+    """The same for runs that learn from one frozen teacher on the same batches: missing ones train in turns, see `share_teacher`.
+
+    Raises:
+        NonFiniteLoss: a training diverged; the others are in the store.
+    """
+    for run in wanted:
+        remember(run)
+        for parent in run.parents:
+            ensure(parent, device=device)
+    with ExitStack() as locks:
+        for key in sorted(
+            {run.key for run in wanted}
+        ):  # in one order everywhere, or two processes could wait for each other
+            locks.enter_context(store.lock(key))
+        missing = [run for run in wanted if find(run) is None]
+        if missing:
+            _train(missing, device, None, ALONE)
+    return [load(run) for run in wanted]
+
+
+def _train(wanted: Sequence[Run], device: str, on_epoch: OnEpoch | None, group: Group) -> list[Result]:
+    sessions = [_open(run, device, group) for run in wanted]
+    for session in sessions:
+        _resume(session, _work(session.run))
+    share_teacher(sessions)
+    results = {}
+    saved = dict.fromkeys((run.key for run in wanted), time.monotonic())
+    for session, row in train_side_by_side(sessions):
+        run = session.run
+        if group.first:
+            with open(_work(run) / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+        if session.epoch == run.total_epochs:
+            results[run.key] = _finish(session)
+        elif group.first and time.monotonic() - saved[run.key] > CHECKPOINT_SECONDS:
+            _save_checkpoint(session, _work(run))
+            saved[run.key] = time.monotonic()
+        if group.first and on_epoch is not None:
             on_epoch(row)
-    final = store_root() / "done" / run.key
-    seconds = sum(row["seconds"] for row in session.log)
-    facts = hardware.describe(session.device, session.precision)
-    store.publish(work.with_suffix(".publish"), final, _files(session), key=run.key, seconds=seconds, environment=facts)
+    # a run killed after its last epoch and before it was published has nothing left to train
+    return [results.get(session.run.key) or _finish(session) for session in sessions]
+
+
+def _work(run: Run) -> Path:
+    return store_root() / "work" / run.key
+
+
+def _finish(session: Session) -> Result:
+    outputs = _outputs(session)
+    return session.group.once(lambda: _publish(session, outputs, _work(session.run)))
+
+
+def _publish(session: Session, outputs: dict[str, Tensor], work: Path) -> Result:
+    key, seconds = session.run.key, sum(row["seconds"] for row in session.log)
+    facts = hardware.describe(session.device, session.precision) | {"processes": session.group.shard.world}
+    files, final = _files(session, outputs), store_root() / "done" / key
+    store.publish(work.with_suffix(".publish"), final, files, key=key, seconds=seconds, environment=facts)
     shutil.rmtree(work)
-    return find(run)
+    return find(session.run)
 
 
-def _open(run: Run, device: str) -> Session:
-    place = hardware.find_device(device)
-    precision = hardware.find_precision(run.precision, place)
+def _open(run: Run, device: str, group: Group = ALONE) -> Session:
+    place = group.find_device(device)
+    precision = group.once(lambda: hardware.find_precision(run.precision, place))
     dataset = data.load(run.data, split=run.split, **run.data_settings).to(place)
-    known: dict[str, object] = {"device": place, "precision": precision}
+    known: dict[str, object] = {"device": place, "precision": precision, "group": group}
     if run.start_from is not None:
-        known["initial"] = load(run.start_from).network().state_dict()
+        known["initial"] = group.once(lambda: load(run.start_from)).network().state_dict()
     if run.teacher is not None:
-        teacher = load(run.teacher)
+        teacher = group.once(lambda: load(run.teacher))
         network = known["teacher_network"] = hardware.place(teacher.network(), place)
         if not run.policy_type.backbone_moves:
             known["test_memory"] = Outputs(*(t.to(place) for t in teacher.outputs[:2]))
             if not dataset.augmented and not run.method_type.needs_live_teacher():
-                known["memory"] = _teacher_memory(teacher, network, dataset, precision)
+                known["memory"] = _teacher_memory(teacher, network, dataset, precision, group)
     return start(run, dataset, **known)
 
 
-def _teacher_memory(teacher: Result, network: nn.Module, dataset: Dataset, precision: str) -> Outputs:
+def _teacher_memory(teacher: Result, network: nn.Module, dataset: Dataset, precision: str, group: Group) -> Outputs:
     """The teacher's outputs for the whole training set: computed once for all its students."""
     folder = store_root() / "memory" / f"{teacher.run.key}-{precision}"
-    with store.lock(folder.name):
-        if store.verify_or_quarantine(folder) is None:
-            out = predict(network, dataset, "train", precision=precision)
+    with group.lock(folder.name):
+        if group.once(lambda: store.verify_or_quarantine(folder)) is None:
+            out = predict(network, dataset, "train", precision=precision, group=group)
             tensors = {"logits": out.logits.cpu(), "embedding": out.embedding.cpu()}
-            store.publish(folder.with_suffix(".publish"), folder, {"outputs.safetensors": save(tensors)})
+            files = {"outputs.safetensors": save(tensors)}
+            group.once(lambda: store.publish(folder.with_suffix(".publish"), folder, files))
     tensors = load_file(folder / "outputs.safetensors")
     return Outputs(*(tensors[name].to(dataset.train_y.device) for name in ("logits", "embedding")))
 
 
-def _files(session: Session) -> dict[str, bytes]:
-    out = predict(session.student, session.data, "test", precision=session.precision)
+def _outputs(session: Session) -> dict[str, Tensor]:
+    out = predict(session.student, session.data, "test", precision=session.precision, group=session.group)
     tensors = {"logits": out.logits, "embedding": out.embedding}
     if session.teacher_moves:
         moved = predict_teacher(session)
         tensors |= {"teacher_logits": moved.logits.detach(), "teacher_embedding": moved.embedding.detach()}
+    return tensors
+
+
+def _files(session: Session, outputs: dict[str, Tensor]) -> dict[str, bytes]:
     return {
         "config.json": session.run.model_dump_json(indent=1).encode(),
         "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in session.log).encode(),
         "weights.safetensors": save(_packed(_weights(session))),
-        "outputs.safetensors": save(_packed(tensors)),
+        "outputs.safetensors": save(_packed(outputs)),
     }
 
 
@@ -266,13 +319,19 @@ def _save_checkpoint(session: Session, work: Path) -> None:
 
 def _resume(session: Session, work: Path) -> None:
     """Go on from the newest checkpoint whose hash is right, if there is one."""
-    work.mkdir(parents=True, exist_ok=True)
+    newest = session.group.once(lambda: _newest_checkpoint(work))
+    if newest is not None:
+        _restore(session, newest)
+    if session.group.first:
+        lines = "".join(json.dumps(row) + "\n" for row in session.log)
+        store.write_atomic(work / "metrics.jsonl", lines.encode())
+
+
+def _newest_checkpoint(work: Path) -> Path | None:
     for path in sorted(work.glob("checkpoint-*.safetensors"), reverse=True):
         if store.file_hash(path)[:16] == path.stem.rpartition("-")[2]:
-            _restore(session, path)
-            break
-    lines = "".join(json.dumps(row) + "\n" for row in session.log)
-    store.write_atomic(work / "metrics.jsonl", lines.encode())
+            return path
+    return None
 
 
 def _restore(session: Session, path: Path) -> None:

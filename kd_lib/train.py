@@ -7,9 +7,9 @@ never interrupted: same torch build, same instruction set, same number of thread
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from kd_lib.data.batches import epoch_order
 from kd_lib.data.dataset import Part
 from kd_lib.hardware import autocast, keep_freed_memory, place
 from kd_lib.methods import Method
+from kd_lib.parallel import ALONE, Group
 from kd_lib.shapes import Batch, Outputs, Pair
 from kd_lib.teachers import Teacher
 
@@ -47,6 +48,8 @@ class Session:
     frozen: "FrozenNetwork | None" = None
     test_memory: Outputs | None = None
     log: list[dict[str, float]] = field(default_factory=list)
+    group: Group = ALONE
+    error: NonFiniteLoss | None = None
 
     def __post_init__(self):
         self.parts = nn.ModuleDict({"student": self.student, "method": self.method})
@@ -85,17 +88,27 @@ class FrozenNetwork:
     """A trained network that never moves: batch norms folded, evaluation mode, no gradients.
 
     With `memory` (its outputs for the whole training set, possible where data is not augmented) it answers without computing.
-    `keep` says whether maps, pre-activations and attentions will be read.
+    `keep` says whether maps, pre-activations and attentions will be read. `shared` by several sessions, it remembers its answer to
+    the most recent batch.
     """
 
     network: nn.Module
     autocast: Callable[[], AbstractContextManager]
     keep: tuple[bool, bool, bool]
     memory: Outputs | None = None
+    shared: bool = False
+    recent: tuple[Tensor, Outputs] | None = None
 
     def __call__(self, batch: Batch) -> Outputs:
         if self.memory is not None:
             return Outputs(self.memory.logits[batch.index], self.memory.embedding[batch.index])
+        if not self.shared:
+            return self._ask(batch)
+        if self.recent is None or self.recent[0] is not batch.x:
+            self.recent = (batch.x, self._ask(batch))
+        return self.recent[1]
+
+    def _ask(self, batch: Batch) -> Outputs:
         with torch.inference_mode(), self.autocast():
             out = self.network(batch.x)
         # autograd may not save inference tensors, so what a loss will read is copied; maps are large, so only where they are read
@@ -116,6 +129,7 @@ def start(
     teacher_network: nn.Module | None = None,
     memory: Outputs | None = None,
     test_memory: Outputs | None = None,
+    group: Group = ALONE,
 ) -> Session:
     """Networks and method of a run, initialised from its seed.
 
@@ -126,14 +140,18 @@ def start(
         teacher_network: the parent's trained network, for runs that have a teacher. It is copied, never changed.
         memory: the teacher's outputs for every training image, used in place of computing them.
         test_memory: the unmoved teacher's outputs for the test part.
+        group: the processes that train it together.
     """
     keep_freed_memory()
     data = data.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        student = models.build(run.network, **data.sizes, published=initial is None)
+        fresh = initial is None and run.student_layers is None
+        student = models.build(run.network, **data.sizes, published=fresh)
         if initial is not None:
             student.load_state_dict(initial)
+        if run.student_layers is not None:
+            models.copy_layers(student, teacher_network, run.student_layers)
         student = place(student, device)
         torch.manual_seed(run.seed + 1_000_003)
         method = run.method_type(**run.method_settings)
@@ -155,7 +173,9 @@ def start(
         if type(method).connect is not Method.connect:
             torch.manual_seed(run.seed + 2_000_003)
             method.connect(_pair(run, data, student, None if teacher_network is None else own))
-    return Session(run, data, device, precision, student, method.to(device), teacher, frozen, test_memory)
+    made = Session(run, data, device, precision, student, method.to(device), teacher, frozen, test_memory, group=group)
+    group.start_alike(made.parts)
+    return made
 
 
 def _keep(network: nn.Module, method: Method | None) -> None:
@@ -189,50 +209,123 @@ def train(session: Session) -> Iterator[dict[str, float]]:
     Raises:
         NonFiniteLoss: with epoch, step and terms.
     """
-    while session.epoch < session.run.total_epochs:
+    for _, row in train_side_by_side([session]):
+        yield row
+
+
+def train_side_by_side(sessions: Sequence[Session]) -> Iterator[tuple[Session, dict[str, float]]]:
+    """The same for sessions that see the same batches (see `share_teacher`): each step is taken by one after the other.
+
+    Each ends with the bits that it would have ended with alone. The `seconds` of an epoch are an even share of all.
+
+    Yields:
+        A session and its new row.
+    Raises:
+        NonFiniteLoss: the first one, after the other sessions are done.
+    """
+    lost: list[NonFiniteLoss] = []
+    going = list(sessions)
+    while going := [s for s in going if s.error is None and s.epoch < s.run.total_epochs]:
+        epoch = min(session.epoch for session in going)
+        now = [session for session in going if session.epoch == epoch]
         began = time.perf_counter()
+        trained = _train_epoch(now)
+        share = (time.perf_counter() - began) / len(now)
+        lost += [session.error for session in now if session.error]
+        for session, row in trained:
+            began = time.perf_counter()
+            session.group.settle(session.parts)
+            row = {"epoch": session.epoch + 1 - session.run.setup_epochs, **row, **evaluate(session)}
+            session.log.append({**row, "seconds": round(share + time.perf_counter() - began, 3)})
+            yield session, session.log[-1]
+    if lost:
+        raise lost[0]
+
+
+def share_teacher(sessions: Sequence[Session]) -> None:
+    """Let sessions of one frozen teacher, data set, seed and batch size ask it once for each batch."""
+    first, *others = sessions
+    for session in others:
+        mine, theirs = first.run, session.run
+        assert (mine.teacher, mine.data, mine.seed, mine.batch_size) == (
+            theirs.teacher,
+            theirs.data,
+            theirs.seed,
+            theirs.batch_size,
+        )
+    if others:
+        keep = tuple(any(kept) for kept in zip(*(session.frozen.keep for session in sessions), strict=True))
+        network = first.frozen.network
+        _, network.keep_preactivations, network.keep_attentions = keep
+        shared = replace(first.frozen, keep=keep, shared=True)
+        for session in sessions:
+            session.frozen = shared
+
+
+class Tally:
+    """One session's way through one epoch."""
+
+    def __init__(self, session: Session):
+        self.session, self.names, self.samples = session, [], 0
+        self.rows: list[Tensor] = []
+        self.correct = torch.zeros((), dtype=torch.int64, device=session.device)
+        self.exchange = session.group.exchange(dict(session.parts.named_parameters()))
         if session.epoch == session.run.setup_epochs:
             session.optimiser.state.clear()  # momentum of the setup phase is none of the run's own
-        with torch.random.fork_rng(devices=[session.device] if session.device.type == "cuda" else []):
-            trained = _train_epoch(session)
-        row = {"epoch": session.epoch + 1 - session.run.setup_epochs, **trained, **evaluate(session)}
-        session.log.append({**row, "seconds": round(time.perf_counter() - began, 3)})
-        yield session.log[-1]
+        session.parts.train()
 
-
-def _train_epoch(session: Session) -> dict[str, float]:
-    run, data = session.run, session.data
-    regression = data.train_y.is_floating_point()
-    order = epoch_order(len(data.train_y), seed=run.seed, epoch=session.epoch).to(session.device)
-    batches = [part for part in order.split(run.batch_size) if len(part) > 1]  # batch norm needs two samples
-    steps = len(batches)
-    session.parts.train()
-    rows: list[Tensor] = []
-    correct = torch.zeros((), dtype=torch.int64, device=session.device)
-    names: list[str] = []
-    inputs = data.training_inputs(batches, seed=run.seed, epoch=session.epoch)
-    for step, (index, x) in enumerate(zip(batches, inputs, strict=True)):
-        batch = Batch(index, x, data.train_y[index], _step_seed(session, step))
+    def step(self, whole: Tensor, x: Tensor, step: int, steps: int) -> None:
+        """One step on the batch with these positions in the training set, and the inputs of this process's share of it."""
+        session, run, shard = self.session, self.session.run, self.session.group.shard
+        index = whole[shard.of(len(whole))]
+        batch = Batch(index, x, session.data.train_y[index], _step_seed(session, step))
         progress = session.epoch - run.setup_epochs + step / steps
         for group in session.optimiser.param_groups:
             group["lr"] = group["peak"] * (1.0 if session.in_setup else lr_factor(run, progress))
-        torch.manual_seed(batch.seed)  # dropout's
+        torch.manual_seed((batch.seed + (shard.rank << 48)) % 2**63)  # dropout's, another one in each process
         student, terms = (setup_terms if session.in_setup else loss_terms)(session, batch, progress=progress)
         session.optimiser.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
+        right = (student.logits[: len(index)].detach().argmax(1) == batch.y).sum()
+        values = torch.stack([term.detach() for term in terms.values()])
+        values, right = self.exchange(len(index) / len(whole), values, right)
         session.optimiser.step()
-        names = list(terms)
-        rows.append(torch.stack([term.detach() for term in terms.values()]))
-        correct += (student.logits[: len(index)].detach().argmax(1) == batch.y).sum()
+        self.names = list(terms)
+        self.rows.append(values)
+        self.correct += right
+        self.samples += len(whole)
         if session.device.type == "cpu" or step % CHECK_EVERY == CHECK_EVERY - 1 or step == steps - 1:
-            _check_finite(rows, names, session.epoch + 1, step)
-    means = torch.stack(rows).double().mean(0).tolist()
-    return {
-        "lr": session.optimiser.param_groups[0]["lr"],
-        "loss": sum(means),
-        **{f"loss_{name}": value for name, value in zip(names, means, strict=True)},
-        **({} if regression else {"train_accuracy": 100 * correct.item() / sum(map(len, batches))}),
-    }
+            _check_finite(self.rows, self.names, session.epoch + 1, step)
+
+    def row(self) -> dict[str, float]:
+        """Means over the epoch."""
+        means = torch.stack(self.rows).double().mean(0).tolist()
+        regression = self.session.data.train_y.is_floating_point()
+        return {
+            "lr": self.session.optimiser.param_groups[0]["lr"],
+            "loss": sum(means),
+            **{f"loss_{name}": value for name, value in zip(self.names, means, strict=True)},
+            **({} if regression else {"train_accuracy": 100 * self.correct.item() / self.samples}),
+        }
+
+
+def _train_epoch(sessions: Sequence[Session]) -> list[tuple[Session, dict[str, float]]]:
+    """The sessions that came through it, with their means; a session that did not keeps its error."""
+    run, data, epoch, device = sessions[0].run, sessions[0].data, sessions[0].epoch, sessions[0].device
+    order = epoch_order(len(data.train_y), seed=run.seed, epoch=epoch).to(device)
+    batches = [part for part in order.split(run.batch_size) if len(part) > 1]  # batch norm needs two samples
+    inputs = data.training_inputs(batches, seed=run.seed, epoch=epoch, shard=sessions[0].group.shard)
+    tallies = [Tally(session) for session in sessions]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for step, (whole, x) in enumerate(zip(batches, inputs, strict=True)):
+            for tally in [t for t in tallies if t.session.error is None]:
+                try:
+                    tally.step(whole, x, step, len(batches))
+                except NonFiniteLoss as error:
+                    tally.session.error = error
+            if all(tally.session.error for tally in tallies):
+                break
+    return [(tally.session, tally.row()) for tally in tallies if tally.session.error is None]
 
 
 def _step_seed(session: Session, step: int) -> int:
@@ -301,32 +394,33 @@ def lr_factor(run: Run, progress: float) -> float:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, data: Dataset, part: Part, *, precision: str) -> Outputs:
+def predict(network: nn.Module, data: Dataset, part: Part, *, precision: str, group: Group = ALONE) -> Outputs:
     """Logits and embeddings for a part of the data, on the device of both, in the network's evaluation mode, batch norms folded."""
     folded, device = models.fold_batchnorm(network), next(network.parameters()).device
     folded = place(folded, device)
     _keep(folded, None)
     chunks = []
-    for x in data.inputs(part, EVALUATION_BATCH):
+    for x in data.inputs(part, EVALUATION_BATCH, group.shard):
         with autocast(device, precision):
             out = folded(x)
         chunks.append((out.logits, out.embedding))
-    logits, embedding = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return Outputs(logits, embedding)
+    n = len(data.train_y if part == "train" else data.test_y)
+    return Outputs(*(group.gather(torch.cat(parts), n) for parts in zip(*chunks, strict=True)))
 
 
 @torch.no_grad()
 def predict_teacher(session: Session) -> Outputs:
     """What the teacher, as it is now, says about the test part."""
     if session.teacher.backbone_moves:
-        return predict(session.teacher.network, session.data, "test", precision=session.precision)
+        network = session.teacher.network
+        return predict(network, session.data, "test", precision=session.precision, group=session.group)
     return session.teacher.outputs(session.test_memory)
 
 
 def evaluate(session: Session) -> dict[str, float]:
     """Scores, sharpness and entropy on the test part and, beside a teacher, its scores, gap and KL to it (at temperature 1)."""
     data = session.data
-    student = predict(session.student, data, "test", precision=session.precision)
+    student = predict(session.student, data, "test", precision=session.precision, group=session.group)
     row = {
         **data.scores(student.logits, data.test_y),
         "sharpness": float(metrics.sharpness(student.logits).mean()),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 PYTHONS = ("3.11", "3.12", "3.13")
-OPTIONAL = {"cluster", "gpu"}  # extras that nothing needs by default, and that are not pinned
+OPTIONAL = {"cluster"}  # extras that nothing needs by default, and that are not pinned
 OF_ONE_BUILD = re.compile(r"nvidia-.*|cuda-.*|triton")  # what a CUDA build of torch brings along
 
 
