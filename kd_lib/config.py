@@ -73,6 +73,8 @@ class Run(Strict):
         teacher: the run that made the teacher; None for a network trained alone or among peers.
         peers: networks that train beside it from scratch, for the methods of policy "peers".
         start_from: the run whose trained weights it starts with; None starts from fresh ones.
+        student_layers: start as a part of the trained teacher, a transformer: its embeddings, its "first" layers or "every-second"
+            one, its pooler and classifier.
         stop_after: stop after so many of its `epochs`, the schedule unchanged: the same run, caught early.
         method: a preset in `methods.METHODS`.
         policy: who moves; None takes the preset's.
@@ -92,6 +94,7 @@ class Run(Strict):
     teacher: "Run | None" = None
     peers: tuple[str, ...] = Field((), strict=False)  # JSON has lists only
     start_from: "Run | None" = None
+    student_layers: Literal["first", "every-second"] | None = None
     stop_after: int | None = Field(None, ge=1)
     method: str = "alone"
     policy: str | None = None
@@ -124,6 +127,8 @@ class Run(Strict):
                 raise ConfigError("a run needs the same data, data_settings and split as its teacher and its start")
         if self.start_from and self.start_from.network != self.network:
             raise ConfigError(f"{self.network} cannot start from the weights of {self.start_from.network}")
+        if self.student_layers and (self.teacher is None or self.start_from):
+            raise ConfigError("student_layers are copied from the run's teacher: give it a teacher, and no start_from")
         if self.stop_after and self.stop_after > self.epochs:
             raise ConfigError(f"stop_after={self.stop_after} is beyond the run's {self.epochs} epochs")
         try:
@@ -207,6 +212,7 @@ class Run(Strict):
         source += f" with {', '.join(self.peers)}" if self.peers else ""
         source += f", stopped after {self.stop_after}" if self.stop_after else ""
         source += f", started from {self.start_from.method}" if self.start_from else ""
+        source += f", {self.student_layers} layers of it" if self.student_layers else ""
         policy = f" x {self.policy}" if self.policy else ""
         changed = "".join(f", {k}={v}" for k, v in self.settings.items())
         return f"{self.network}{source}{policy}{changed}, seed {self.seed}"
@@ -216,16 +222,21 @@ class Run(Strict):
         return Run(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
+IMAGENET = {"epochs": 100, "batch_size": 256, "lr": 0.1, "weight_decay": 1e-4, "milestones": (0.3, 0.6, 0.9)}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "digits100": {"epochs": 8, "lr": 0.2, "schedule": "one_cycle"},
     "cifar100": {},
     "svhn": {},
+    "imagenet": IMAGENET,
+    "pictures": IMAGENET,
+    "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.2, "schedule": "one_cycle"},
 }
 
 
 def protocol(data: str, **changes: Any) -> dict[str, Any]:
     """Fields of `Run` that a data set is trained with: its own defaults, then `changes` that are not None.
 
-    `Run(network="resnet20", **protocol("digits100", epochs=5))`. A data set of one's own starts from the CIFAR-100 protocol.
+    `Run(network="resnet20", **protocol("digits100", epochs=5))`. A data set of one's own starts from the CIFAR-100 protocol,
+    one of encoded pictures ("pictures:PATH") from ImageNet's.
     """
-    return {"data": data, **PROTOCOLS.get(data, {}), **{k: v for k, v in changes.items() if v is not None}}
+    return {"data": data, **PROTOCOLS.get(data.partition(":")[0], {}), **{k: v for k, v in changes.items() if v is not None}}

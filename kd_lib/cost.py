@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 BYTES_OF_FLOAT32 = 4
@@ -37,13 +38,15 @@ def multiply_adds(model: nn.Module, input_shape: Sequence[int]) -> int:
 
     Args:
         model: called in eval mode, then put back as it was.
-        input_shape: one sample, without the batch: (3, 32, 32).
+        input_shape: one sample, without the batch: (3, 32, 32), or (128,) for a text of so many tokens.
     """
     anywhere = next(model.parameters())
-    sample = torch.zeros(1, *input_shape, device=anywhere.device, dtype=anywhere.dtype)
+    kind = torch.int64 if len(input_shape) == 1 else anywhere.dtype
+    sample = torch.ones(1, *input_shape, device=anywhere.device, dtype=kind)
     modes = {module: module.training for module in model.modules()}
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # the CPU's fused attention is not counted; its parts are
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             model.eval()(sample)
     finally:
         for module, mode in modes.items():

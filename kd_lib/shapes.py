@@ -16,7 +16,7 @@ class Outputs(NamedTuple):
         logits: [B, C], float32, before any temperature.
         embedding: [B, D], float32, the pooled features that the classifier reads.
         maps: one [B, channels, H, W] tensor a stage, after the stage's last activation; of a transformer, its hidden states
-            [B, L, D]: the embedding layer's, then one a layer.
+            [B, L, D]: the embedding layer's, then one a layer. A token's state is all 0 where it is padding, and only there.
         preactivations: the same maps before that activation (of a wide ResNet's first two stages: what the batch norm after
             the map gives); only from a network whose `keep_preactivations` is True.
         attentions: of a transformer, [B, heads, L, L] scores a layer, before their softmax, 0 where query or key is padding; only
@@ -28,6 +28,11 @@ class Outputs(NamedTuple):
     maps: tuple[Tensor, ...] = ()
     preactivations: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
+
+
+def real_tokens(h: Tensor) -> Tensor:
+    """Which tokens [B, L] of hidden states [B, L, D] are not padding."""
+    return (h != 0).any(2)
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,8 @@ def summary(results: Iterable[Result]) -> pd.DataFrame:
     Columns: network, teacher, method, seed, the run's `settings` by name, parameters and teacher_parameters (numbers, not
     megabytes); accuracy (percent, last epoch), train_accuracy, teacher_accuracy; sharpness and teacher_sharpness; gap (raw) and
     gap_tempered (at the method's own temperatures); kl and kl_4 (temperature 1 and 4); agreement and loyalty (0 to 1);
-    cka_embedding, cka_logits (NaN beside a network that says the same of every sample); seconds, key.
+    cka_embedding, cka_logits (NaN beside a network that says the same of every sample); seconds, key. Other scores of a data set
+    (F1, Pearson ...) by name; truth and teacher_truth, the divergence from the true posterior, where a data set knows it.
     """
     return pd.DataFrame([_row(result) for result in results])
 
@@ -32,9 +33,10 @@ def _row(result: Result) -> dict[str, object]:
         "seed": run.seed,
         **run.settings,
         "parameters": _parameters(result, run.network),
-        "accuracy": result.accuracy,
-        "train_accuracy": float(log["train_accuracy"].iloc[-1]),
+        **result.scores,
+        **({"train_accuracy": float(log["train_accuracy"].iloc[-1])} if "train_accuracy" in log else {}),
         "sharpness": float(metrics.sharpness(out.logits).mean()),
+        **_truth(result, out.logits, "truth"),
         "seconds": float(log["seconds"].sum()),
         "key": run.key,
     }
@@ -55,7 +57,8 @@ def _beside_teacher(result: Result) -> dict[str, float]:
         "teacher_parameters": _parameters(
             result, result.run.teacher.network if result.run.teacher else result.run.peers[0]
         ),
-        "teacher_accuracy": 100 * metrics.accuracy(z_t, result.y),
+        **{f"teacher_{name}": score for name, score in result.data.scores(z_t, result.y).items()},
+        **_truth(result, z_t, "teacher_truth"),
         "teacher_sharpness": float(metrics.sharpness(z_t).mean()),
         "gap": metrics.sharpness_gap(z_s, z_t),
         "gap_tempered": metrics.sharpness_gap(z_s, z_t, tau_s=tau_s, tau_t=tau_t),
@@ -66,6 +69,11 @@ def _beside_teacher(result: Result) -> dict[str, float]:
         "cka_embedding": _cka(student.embedding, teacher.embedding),
         "cka_logits": _cka(z_s, z_t),
     }
+
+
+def _truth(result: Result, z: torch.Tensor, name: str) -> dict[str, float]:
+    posterior = getattr(result.data, "test_posterior", None)
+    return {} if posterior is None else {name: metrics.truth_divergence(z, posterior)}
 
 
 def _cka(x: torch.Tensor, y: torch.Tensor) -> float:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from tiny import TEACHER, student
 
-from kd_lib import runs
+from kd_lib import claims, runs
 from kd_lib.__main__ import main
 from kd_lib.benchmark import throughput
 
@@ -53,6 +53,16 @@ def test_verify_names_damage_and_touches_nothing(capsys):
     assert "weights.safetensors differ" in out
     assert "1 whole, 1 damaged" in out
     assert path.exists()
+
+
+def test_verify_compares_the_committed_figures_with_the_runs(capsys, monkeypatch):
+    assert main(["verify"]) == 0
+    assert "0 committed verdicts compared with their runs, 0 faults" in capsys.readouterr().out
+    monkeypatch.setattr(claims, "compare_verdicts", lambda scale: (1, [f"{scale} differs"]))
+    assert main(["verify"]) == 1
+    out = capsys.readouterr().out
+    assert "paper differs" in out
+    assert "4 committed verdicts compared with their runs, 4 faults" in out
 
 
 def test_doctor_reports_what_people_ask_for(capsys):

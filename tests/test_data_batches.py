@@ -106,8 +106,8 @@ def test_epoch_order_is_a_permutation_of_its_own():
 
 def test_seeds_of_published_runs_do_not_change():
     """Other numbers here would give every run other batches under its old key."""
-    assert batches._generator("order", 0, 0, 0).initial_seed() == 10_690_515_315_345_109_876
-    assert batches._generator("augment", 1, 2, 3).initial_seed() == 7_269_203_770_681_109_848
+    assert batches.stream("order", 0, 0, 0).initial_seed() == 10_690_515_315_345_109_876
+    assert batches.stream("augment", 1, 2, 3).initial_seed() == 7_269_203_770_681_109_848
 
 
 def test_normalise_is_its_formula(images):

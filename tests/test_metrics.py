@@ -272,3 +272,15 @@ def test_shapes_are_checked():
         metrics.expected_calibration_error(Z_T, Y, bins=0)
     with pytest.raises(ValueError, match="base must be above 1, got 1"):
         metrics.probability_loyalty(Z_S, Z_T, base=1.0)
+
+
+def test_truth_divergence_by_hand():
+    # softmax (3/4, 1/4) against (1/2, 1/2): (log(2/3) + log 2)/2; against its own prediction nothing; against a sure truth -log 3/4
+    z = [[LN3, 0.0]]
+    assert metrics.truth_divergence(z, [[0.5, 0.5]]) == pytest.approx((math.log(2 / 3) + math.log(2)) / 2)
+    assert metrics.truth_divergence(z, [[0.75, 0.25]]) == pytest.approx(0, abs=1e-12)
+    assert metrics.truth_divergence(z, [[1.0, 0.0]]) == pytest.approx(-math.log(0.75))
+    with pytest.raises(ValueError, match="sum to one"):
+        metrics.truth_divergence(z, [[0.5, 0.4]])
+    with pytest.raises(ValueError, match="one shape"):
+        metrics.truth_divergence(z, [[0.5, 0.4, 0.1]])

@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
-from tiny import TEACHER, example
+from tiny import TEACHER, TEXT_TEACHER, example
+from torch import nn
+from torch.nn import functional as F
 
 from kd_lib import runs
 from kd_lib.methods import METHODS
 from kd_lib.runs import ensure
+from kd_lib.shapes import Batch
 from kd_lib.teachers import POLICIES
-from kd_lib.train import train
+from kd_lib.train import loss_terms, setup_terms, train
 
 ADAPTERS = 2  # tensors of an adapter: down and up
 
@@ -21,7 +24,8 @@ def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KD_RUNS", str(tmp_path_factory.mktemp("store")))
         patch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
-        ensure(TEACHER, device="cpu")
+        for teacher in (TEACHER, TEXT_TEACHER):
+            ensure(teacher, device="cpu")
         yield patch
 
 
@@ -57,7 +61,7 @@ def test_it_learns_and_moves_only_what_should_move(method):
     if made.teacher:
         assert changed(teacher, made.teacher) == set(teacher)
         policy = METHODS[method].policy
-        expected = {"frozen": 0, "adapter": ADAPTERS}.get(policy)
+        expected = {"frozen": 0, "adapter": ADAPTERS, "layer_adapter": 4 * 2 * ADAPTERS}.get(policy)
         assert expected is None or len(list(made.teacher.parameters())) == expected
     if made.frozen:
         assert changed(frozen, made.frozen.network) == set(), "weights and batch-norm buffers of a frozen teacher"
@@ -90,6 +94,37 @@ def test_stopped_after_each_epoch_it_ends_with_the_same_bits(method, monkeypatch
     again = resumed._weights("")
     assert straight.keys() == again.keys()
     assert all(torch.equal(straight[name], again[name]) for name in straight)
+
+
+def running(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_batch_may_be_split_exactly_where_the_method_relates_no_samples(method, monkeypatch):
+    """24 samples and 16, weighted with their numbers, or all 40: batch norm put aside, each loss term is the same."""
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", running)
+    made = opened(method, precision="fp32")
+    for dropout in (module for module in made.parts.modules() if isinstance(module, nn.Dropout)):
+        dropout.p = 0.0
+    made.parts.eval()
+    x = next(made.data.inputs("train", 40))
+
+    def terms(phase, positions):
+        session, index = copy.copy(made), torch.arange(40)[positions]
+        session.method = copy.deepcopy(made.method)  # memories as they were
+        return phase(session, Batch(index, x[positions], made.data.train_y[index], seed=7), progress=1.0)[1]
+
+    apart = {}
+    for phase in [loss_terms, *([setup_terms] if made.run.setup_epochs else [])]:
+        whole, first, second = (terms(phase, slice(*ends)) for ends in ((0, 40), (0, 24), (24, 40)))
+        for name, value in whole.items():
+            parts = 0.6 * first[name] + 0.4 * second[name]
+            apart[f"{phase.__name__} {name}"] = ((parts - value).abs() / value.abs()).item()
+    if made.method.relates_samples:
+        assert max(apart.values()) > 5e-4, apart
+    else:
+        assert max(apart.values()) < 1e-5, apart
 
 
 @pytest.mark.parametrize("policy", ["adapter", "finetune"])

@@ -1,8 +1,11 @@
-"""Image data sets as uint8 tensors: decoded once, kept with checksums beside the runs, never fetched unless asked.
+"""Data sets in memory or listed on disk: made or decoded once, kept with checksums beside the runs, never fetched unless asked.
 
 >>> digits = load("digits100", n_train=2000)
 >>> cifar = load("cifar100", split="validation")       # from KD_DATA, or the hub where KD_DOWNLOAD is 1
+>>> words = load("word_language", classes=5)
+>>> reviews = load("glue/sst2", tokenizer="wordpiece:4000")
 >>> mine = load("folder:photos", size=32, augment="crop_flip")
+>>> large = load("pictures:photos", crop=224)         # stays encoded, like imagenet
 """
 
 from functools import lru_cache
@@ -13,10 +16,15 @@ from kd_lib.data import cache
 from kd_lib.data.cifar100 import Cifar100
 from kd_lib.data.dataset import Dataset
 from kd_lib.data.digits100 import Digits100, shared_digit_mask
+from kd_lib.data.glue import TASKS
+from kd_lib.data.imagenet import ImageNet, PictureFolder
 from kd_lib.data.images import ImageData, hold_out_fingerprint
+from kd_lib.data.jpegs import Jpegs
 from kd_lib.data.own import Folder, Parquet
 from kd_lib.data.source import DataNotFound, PathSource, Source, configure
 from kd_lib.data.svhn import Svhn
+from kd_lib.data.text import TextData
+from kd_lib.data.word_language import WordLanguage
 from kd_lib.errors import unknown
 
 __all__ = [
@@ -25,6 +33,7 @@ __all__ = [
     "Dataset",
     "ImageData",
     "Split",
+    "TextData",
     "fingerprint",
     "found",
     "load",
@@ -37,16 +46,21 @@ DATASETS: dict[str, type[Source]] = {
     "digits100": Digits100,
     "cifar100": Cifar100,
     "svhn": Svhn,
+    "word_language": WordLanguage,
+    **TASKS,
+    "imagenet": ImageNet,
+    "jpegs": Jpegs,
     "folder": Folder,
     "parquet": Parquet,
+    "pictures": PictureFolder,
 }
 
 
-def load(name: str, *, split: Split = "test", **settings: object) -> ImageData:
+def load(name: str, *, split: Split = "test", **settings: object) -> Dataset:
     """A data set, from memory, from the cache, or made now.
 
     Args:
-        name: a key of `DATASETS`; your own is "folder:PATH" or "parquet:PATH".
+        name: a key of `DATASETS`; your own is "folder:PATH", "parquet:PATH" or, too large for memory, "pictures:PATH".
         split: "test" is the data as published; "validation" is for making choices: a fixed, stratified tenth of train
             takes the place of test, train is the rest, and the test images are not there at all.
         settings: fields of the data set's class.
@@ -83,15 +97,15 @@ def found() -> list[str]:
     lines = []
     for kind, source in DATASETS.items():
         kept = not issubclass(source, PathSource) and cache.address(source().identity()).exists()
-        lines.append(f"{kind}: {source.where()}{'; decoded and kept' if kept else ''}")
+        lines.append(f"{kind}: {source.where()}{f'; {source.kept}' if kept else ''}")
     return lines
 
 
 @lru_cache(maxsize=4)
-def _load(source: Source, folder: Path, split: Split) -> ImageData:
+def _load(source: Source, folder: Path, split: Split) -> Dataset:
     if split == "validation":
         return _load(source, folder, "test").hold_out()
-    return cache.load_or_make(folder, source.name, source.read)
+    return source.load(folder)
 
 
 def _check(split: str) -> None:

@@ -27,7 +27,7 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> Tensor:
     Returns:
         [n] int64 on the CPU, a permutation of 0..n-1 that depends on nothing but the arguments.
     """
-    return torch.randperm(n, generator=_generator("order", seed, epoch, 0))
+    return torch.randperm(n, generator=stream("order", seed, epoch, 0))
 
 
 def augment(x: Tensor, mode: Augment, *, seed: int, epoch: int, step: int) -> Tensor:
@@ -53,7 +53,7 @@ def augment(x: Tensor, mode: Augment, *, seed: int, epoch: int, step: int) -> Te
         raise ValueError(f"augment takes uint8 images [B, channels, H, W], not {x.dtype} of shape {list(x.shape)}.")
     if mode == "none":
         return x
-    generator = _generator("augment", seed, epoch, step)
+    generator = stream("augment", seed, epoch, step)
     batch, _, height, width = x.shape
     offsets = torch.randint(0, 2 * PADDING + 1, (2, batch), generator=generator)
     rows = offsets[0, :, None] + torch.arange(height)
@@ -98,7 +98,7 @@ def _gather(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return padded.flatten(2).gather(2, at).view(x.shape)
 
 
-def _generator(purpose: str, seed: int, epoch: int, step: int) -> torch.Generator:
+def stream(purpose: str, seed: int, epoch: int, step: int) -> torch.Generator:
     """A CPU generator seeded with the first 8 bytes of SHA-256 of the arguments: neighbouring steps share nothing.
 
     Of these 64 bits torch's CPU generator uses 32, so two given steps share their draws once in 4e9 cases.

@@ -19,6 +19,7 @@ _MODES = (
     "YCbCr",
 )  # 8 bits or fewer a channel: nothing is lost on the way to RGB
 _GREY = ("1", "L", "LA")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # of files that are taken for pictures
 
 
 def decode(pictures: Sequence[bytes | Path], *, size: int, origin: str) -> tuple[NDArray[np.uint8], bool]:
@@ -40,17 +41,32 @@ def decode(pictures: Sequence[bytes | Path], *, size: int, origin: str) -> tuple
     grey = True
     for i, picture in enumerate(pictures):
         name = str(picture) if isinstance(picture, Path) else f"picture {i} of {origin}"
-        try:
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-                if image.mode not in _MODES:
-                    raise ValueError(
-                        f"{name} has mode {image.mode}, which 8 bits a channel cannot hold; convert it first."
-                    )
-                grey = grey and image.mode in _GREY
-                x[i] = np.asarray(_square(image.convert("RGB"), size))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{name} cannot be decoded: {error}") from error
+        image, mode = open_rgb(picture, name)
+        grey = grey and mode in _GREY
+        x[i] = np.asarray(_square(image, size))
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), grey
+
+
+def open_rgb(picture: bytes | Path, name: str) -> tuple[Image.Image, str]:
+    """One picture, decoded whole, in red, green and blue.
+
+    A note in the file that the picture is to be turned (EXIF) is not followed, as in the papers' pipelines.
+
+    Args:
+        picture: a path, or the bytes of PNG, JPEG and so on; their content counts and not the file's name.
+        name: for messages.
+    Returns:
+        The picture, and the mode in which it was stored.
+    Raises:
+        ValueError: as `decode`.
+    """
+    try:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+            if image.mode not in _MODES:
+                raise ValueError(f"{name} has mode {image.mode}, which 8 bits a channel cannot hold; convert it first.")
+            return image.convert("RGB"), image.mode
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

@@ -86,7 +86,7 @@ def source_digits(seed: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.u
 
     digits = load_digits()
     ink = (digits.images.astype(np.int64) * 255 + 8) // 16
-    shuffled = np.argsort(_words((seed, 0), len(ink)), kind="stable")
+    shuffled = np.argsort(raw_words((seed, 0), len(ink)), kind="stable")
     ink, y = ink[shuffled].astype(np.uint8), digits.target[shuffled]
     train, test = partition(y, _TEST_SHARE)
     return [ink[train][y[train] == d] for d in range(10)], [ink[test][y[test] == d] for d in range(10)]
@@ -106,7 +106,7 @@ def compose(
         [n, 1, 12, 20] uint8 and [n] labels.
     """
     pixels = HEIGHT * WIDTH
-    words = _words(seed, n * (6 + pixels // 4)).reshape(n, -1)
+    words = raw_words(seed, n * (6 + pixels // 4)).reshape(n, -1)
     y = np.arange(n) % 100
     x = np.zeros((n, HEIGHT, WIDTH), np.int64)
     image = np.arange(n)[:, None, None]
@@ -129,6 +129,6 @@ def _noise_levels(noise: float) -> NDArray[np.int64]:
     return np.array([-v for v in reversed(upper)] + upper, np.int64)
 
 
-def _words(seed: tuple[int, int], n: int) -> NDArray[np.uint64]:
+def raw_words(seed: tuple[int, ...], n: int) -> NDArray[np.uint64]:
     """n numbers of 64 bits from the raw stream, whose values NumPy guarantees."""
     return np.random.PCG64(np.random.SeedSequence(seed)).random_raw(n)

@@ -18,7 +18,7 @@ from kd_lib.data.dataset import Part as PartName
 Part = tuple[NDArray[np.uint8], NDArray[np.integer]]  # images [N, channels, H, W] and labels [N]
 
 _PARTITION_SEED = 20_240_229  # never change it: every held-out part depends on it
-_HELD_OUT = 0.1
+HELD_OUT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class ImageData(Dataset):
 
     def hold_out(self) -> "ImageData":
         """The pixel statistics stay those of the whole training set."""
-        rest, held = partition(self.train_y.numpy(), _HELD_OUT)
+        rest, held = partition(self.train_y.numpy(), HELD_OUT)
         return replace(
             self,
             train_x=self.train_x[rest],
@@ -138,7 +138,7 @@ def image_data(
     }
     labels = {"class_names": tuple(class_names), "mean": mean, "std": std, "augment": augment}
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    return ImageData(name=name, **tensors, **labels, fingerprint=_fingerprint(arrays, labels))
+    return ImageData(name=name, **tensors, **labels, fingerprint=content_fingerprint(arrays, labels))
 
 
 def in_canonical_order(part: Part) -> Part:
@@ -186,7 +186,7 @@ def pixel_statistics(x: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[flo
 
 def hold_out_fingerprint(fingerprint: str) -> str:
     """The fingerprint of `hold_out(data)` from that of `data`, without touching the arrays."""
-    return hashlib.sha256(f"{fingerprint}/hold_out/{_PARTITION_SEED}/{_HELD_OUT}".encode()).hexdigest()
+    return hashlib.sha256(f"{fingerprint}/hold_out/{_PARTITION_SEED}/{HELD_OUT}".encode()).hexdigest()
 
 
 def partition(y: NDArray[np.integer], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -212,7 +212,8 @@ def partition(y: NDArray[np.integer], share: float) -> tuple[NDArray[np.int64], 
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
-def _fingerprint(arrays: dict[str, NDArray], labels: dict[str, object]) -> str:
+def content_fingerprint(arrays: dict[str, NDArray], labels: dict[str, object]) -> str:
+    """SHA-256 (hex) of arrays, with their names, types and shapes, and of labels that JSON can hold."""
     head = {"labels": labels, "arrays": {key: [str(a.dtype), list(a.shape)] for key, a in arrays.items()}}
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for array in arrays.values():

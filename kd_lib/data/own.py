@@ -7,19 +7,18 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kd_lib.data.decode import decode
+from kd_lib.data.decode import SUFFIXES, decode
 from kd_lib.data.images import ImageData, image_data, partition
-from kd_lib.data.source import DataNotFound, PathSource
+from kd_lib.data.source import DataNotFound, DecodedSource
 from kd_lib.errors import unknown
 
 _TEST_SHARE = 0.2
 _TEST_NAMES = ("test", "val", "validation")  # the first that is there becomes test
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 
 
-class Folder(PathSource):
+class Folder(DecodedSource):
     """`folder:PATH`: pictures in PATH/train/CLASS/ and PATH/test/CLASS/ (or val), at any depth below CLASS.
 
     Without a test part, a fixed, stratified fifth of PATH/train/CLASS/ or PATH/CLASS/ becomes test. Where test and val
@@ -53,12 +52,12 @@ class Folder(PathSource):
             if not part:
                 folder = tests[0] if split == "test" else root
                 raise DataNotFound(
-                    f"{folder} holds no CLASS/PICTURE with a picture that ends in {', '.join(_SUFFIXES)}."
+                    f"{folder} holds no CLASS/PICTURE with a picture that ends in {', '.join(SUFFIXES)}."
                 )
         return parts
 
 
-class Parquet(PathSource):
+class Parquet(DecodedSource):
     """`parquet:PATH`: one parquet file, or a folder of them; those named train* and test* (or val*) are the parts.
 
     Without a test part, a fixed, stratified fifth of the rows becomes test. Where test* and val* are both there, test*
@@ -121,7 +120,7 @@ class Parquet(PathSource):
 
 def _pictures(root: Path) -> list[tuple[Path, str]]:
     """Files with their class, by class and then by name; hidden folders and files are left out."""
-    shown = [f.relative_to(root) for f in root.rglob("*") if f.suffix.lower() in _SUFFIXES]
+    shown = [f.relative_to(root) for f in root.rglob("*") if f.suffix.lower() in SUFFIXES]
     shown = [f for f in shown if len(f.parts) > 1 and not any(part.startswith(".") for part in f.parts)]
     return [(root / f, f.parts[0]) for f in sorted(shown, key=lambda f: f.parts)]
 
@@ -136,7 +135,7 @@ def _positions(values: Sequence[object], allowed: Sequence[object], what: str) -
 
 
 def _assemble(
-    source: PathSource, pictures: Sequence[bytes | Path], y: list[NDArray], names: Sequence[str]
+    source: DecodedSource, pictures: Sequence[bytes | Path], y: list[NDArray], names: Sequence[str]
 ) -> ImageData:
     """Decodes, drops colour where there is none, and splits where there was no test part."""
     x, grey = decode(pictures, size=source.size, origin=str(source.path))

@@ -8,7 +8,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kd_lib.data import cache
 from kd_lib.data.batches import Augment
+from kd_lib.data.dataset import Dataset
 from kd_lib.data.images import ImageData
 from kd_lib.errors import unknown
 
@@ -23,11 +25,15 @@ class Source(BaseModel, ABC):
     Attributes:
         kind: its name in `DATASETS`.
         version: raised when the same settings come to mean other bytes, so that earlier caches are not read any more.
+        keeps: the class of what `read` gives and the cache keeps, a flat dataclass.
+        kept: what the folder in the cache holds, in words.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     kind: ClassVar[str]
     version: ClassVar[int]
+    keeps: ClassVar[type] = ImageData
+    kept: ClassVar[str] = "decoded and kept"
 
     @property
     def name(self) -> str:
@@ -37,6 +43,14 @@ class Source(BaseModel, ABC):
     def identity(self) -> dict[str, object]:
         """Everything the bytes depend on, as JSON; the cache is addressed by its hash."""
         return {"kind": self.kind, "version": self.version, **self.model_dump(mode="json")}
+
+    def load(self, folder: Path) -> Dataset:
+        """The data set, from its folder in the cache or made now and kept there.
+
+        Args:
+            folder: `cache.address` of the identity.
+        """
+        return cache.load_or_make(folder, self.name, self.read, self.keeps)
 
     @abstractmethod
     def read(self) -> tuple[ImageData, str]:
@@ -56,22 +70,35 @@ class Source(BaseModel, ABC):
 
 
 class PathSource(Source):
-    """Images of one's own, named `kind:PATH`.
+    """Data of one's own, named `kind:PATH`.
 
     Attributes:
         path: the folder or file.
-        size: side of the square images; others are resized by their shorter side and cut to the centre.
-        augment: what training batches go through: "none", "crop" (padded by 4) or "crop_flip" (also mirrored).
     """
 
     path: Path
-    size: Annotated[int, Field(gt=0)] = 32
-    augment: Augment = "none"
 
     @property
     def name(self) -> str:
         """Its kind and path."""
         return f"{self.kind}:{self.path}"
+
+    @classmethod
+    def where(cls) -> str:
+        """A hint how to name a path."""
+        return f"your own, as {cls.kind}:PATH"
+
+
+class DecodedSource(PathSource):
+    """Images of one's own that fit in memory once they are decoded.
+
+    Attributes:
+        size: side of the square images; others are resized by their shorter side and cut to the centre.
+        augment: what training batches go through: "none", "crop" (padded by 4) or "crop_flip" (also mirrored).
+    """
+
+    size: Annotated[int, Field(gt=0)] = 32
+    augment: Augment = "none"
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -85,11 +112,6 @@ class PathSource(Source):
         """Adds name, size and time of change of every file, so that edited data is read again."""
         listing = [(f.relative_to(self.path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files()]
         return {**super().identity(), "files": listing}
-
-    @classmethod
-    def where(cls) -> str:
-        """A hint how to name a path."""
-        return f"your own, as {cls.kind}:PATH"
 
 
 def download_allowed() -> bool:

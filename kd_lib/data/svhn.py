@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from kd_lib.data.batches import Augment
+from kd_lib.data.hosted import Layout
 from kd_lib.data.images import Part
-from kd_lib.data.published import Layout, Published
+from kd_lib.data.published import Published
 
 
 class Svhn(Published):

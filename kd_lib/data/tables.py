@@ -15,13 +15,18 @@ from kd_lib.errors import unknown
 
 
 def read_split(folder: Path, split: str) -> pa.Table:
-    """All rows of one split in the hub's layout: `folder/<split>-00000-of-0000n.parquet` and its siblings.
+    """All rows of one split in the hub's layout, see `split_files`."""
+    return read_files(split_files(folder, split))
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The files of one split in the hub's layout: `folder/<split>-00000-of-0000n.parquet` and its siblings.
 
     Args:
         folder: of one configuration of a data set.
         split: "train" or "test".
     Returns:
-        The table.
+        The files, in order.
     Raises:
         ValueError: not all n files are there, or there is none.
     """
@@ -30,12 +35,17 @@ def read_split(folder: Path, split: str) -> pa.Table:
     expected = int(counted[1]) if counted else max(1, len(files))
     if len(files) != expected:
         raise ValueError(f"{folder} holds {len(files)} of {expected} files {split}-*.parquet: fetch the rest.")
-    return read_files(files)
+    return files
 
 
-def read_files(files: Sequence[Path]) -> pa.Table:
-    """All rows of some files with the same columns, one file after the other."""
-    return pa.concat_tables([pq.read_table(file) for file in files])
+def read_files(files: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of some files with the same columns, one file after the other.
+
+    Args:
+        files: in order.
+        columns: the only ones that are read; "image.path" is one field of a column of structs.
+    """
+    return pa.concat_tables([pq.ParquetFile(file).read(columns) for file in files])
 
 
 def pictures(table: pa.Table, column: str, origin: str) -> list[bytes]:
@@ -54,6 +64,15 @@ def pictures(table: pa.Table, column: str, origin: str) -> list[bytes]:
     return _complete(cells, column, origin)
 
 
+def picture_names(table: pa.Table, column: str) -> list[str] | None:
+    """The file names that stand in the field `path` beside the pictures; None where a row has none."""
+    cells = table[column] if column in table.column_names else None
+    if cells is None or not pa.types.is_struct(cells.type) or cells.type.get_field_index("path") < 0:
+        return None
+    names = pc.struct_field(cells, "path")
+    return None if names.null_count else names.to_pylist()
+
+
 def labels(table: pa.Table, column: str, origin: str) -> NDArray[np.integer] | NDArray[np.str_]:
     """A column of integer or text labels.
 
@@ -65,6 +84,30 @@ def labels(table: pa.Table, column: str, origin: str) -> NDArray[np.integer] | N
     if values.dtype.kind not in "iU":
         raise ValueError(f"column {column!r} of {origin} holds {cells.type}; labels are integers or text.")
     return values
+
+
+def texts(table: pa.Table, column: str, origin: str) -> list[str]:
+    """A column of texts.
+
+    Raises:
+        ValueError: no such column, a column of another type, or a row without a text.
+    """
+    cells = _column(table, column, origin)
+    if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
+        raise ValueError(f"column {column!r} of {origin} holds {cells.type}, not texts.")
+    return _complete(cells, column, origin)
+
+
+def numbers(table: pa.Table, column: str, origin: str) -> NDArray[np.float64]:
+    """A column of real numbers, the labels of a regression.
+
+    Raises:
+        ValueError: no such column, a column of another type, or a row without a number.
+    """
+    cells = _column(table, column, origin)
+    if not pa.types.is_floating(cells.type):
+        raise ValueError(f"column {column!r} of {origin} holds {cells.type}, not real numbers.")
+    return np.asarray(_complete(cells, column, origin), np.float64)
 
 
 def class_names(table: pa.Table, column: str) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ CSV:
 
 from kd_lib.figures.canvas import Drawing, save
 from kd_lib.figures.curves import capacity, lines, scatter
+from kd_lib.figures.forest import forest
 from kd_lib.figures.panels import heatmap, logit_distribution, tsne
 from kd_lib.figures.rows import differences, dots
 from kd_lib.figures.samples import image_grid, soft_labels
@@ -23,6 +24,7 @@ __all__ = [
     "capacity",
     "differences",
     "dots",
+    "forest",
     "heatmap",
     "image_grid",
     "lines",

@@ -7,7 +7,7 @@ from kd_lib.losses.decoupled import dkd, nckd, tckd
 from kd_lib.losses.factors import ft
 from kd_lib.losses.features import at, fitnet, nst, same_size, unit, vid
 from kd_lib.losses.flow import fsp, fsp_matrix
-from kd_lib.losses.labels import label_adjustment, label_smoothing, mse, supervised
+from kd_lib.losses.labels import imitation, label_adjustment, label_smoothing, mse, supervised
 from kd_lib.losses.logits import Logits, Scalar, Temperature, atkd, kd, sigma, soft_kl
 from kd_lib.losses.mutual import (
     dml,
@@ -39,6 +39,7 @@ from kd_lib.losses.temperatures import (
     ttm,
     wttm,
 )
+from kd_lib.losses.text import pkd, tinybert_attention, tinybert_hidden
 
 __all__ = [
     "Logits",
@@ -65,6 +66,7 @@ __all__ = [
     "fsp",
     "fsp_matrix",
     "ft",
+    "imitation",
     "kd",
     "kdcl_general",
     "kdcl_linear",
@@ -82,6 +84,7 @@ __all__ = [
     "normkd",
     "nst",
     "ofd",
+    "pkd",
     "pkt",
     "rkd",
     "rkd_angle",
@@ -94,6 +97,8 @@ __all__ = [
     "sp",
     "supervised",
     "tckd",
+    "tinybert_attention",
+    "tinybert_hidden",
     "transformed_kd",
     "ttm",
     "unit",

@@ -1,8 +1,10 @@
-"""Learning from labels: the term itself, the label smoothed, and the teacher's prediction put right."""
+"""Learning from labels and from predictions, of classes or of a number; labels smoothed; the teacher's prediction put right."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from kd_lib.losses.logits import Temperature, kd
 
 
 def supervised(z: Tensor, y: Tensor) -> Tensor:
@@ -19,6 +21,19 @@ def supervised(z: Tensor, y: Tensor) -> Tensor:
         ValueError: numbers to predict, and more than one output.
     """
     return mse(z, y[:, None]) if y.is_floating_point() else F.cross_entropy(z, y)
+
+
+def imitation(
+    z_s: Tensor, z_t: Tensor, y: Tensor, *, tau: Temperature, tau_teacher: Temperature | None = None
+) -> Tensor:
+    """What a method has of the teacher's prediction: `kd`, or `mse` where numbers are predicted.
+
+    Args:
+        z_s, z_t: logits [B, C]; of a regression [B, 1].
+        y: labels [B]; only whether they are floating point is read.
+        tau, tau_teacher: as in `kd`; of no meaning for numbers.
+    """
+    return mse(z_s, z_t) if y.is_floating_point() else kd(z_s, z_t, tau=tau, tau_teacher=tau_teacher)
 
 
 def mse(z_s: Tensor, z_t: Tensor) -> Tensor:

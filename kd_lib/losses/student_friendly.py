@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kd_lib.errors import unknown
+from kd_lib.losses.labels import supervised
 from kd_lib.losses.logits import Logits, Scalar, soft_kl
 
 Direction = Literal["branch_to_teacher", "teacher_to_branch"]
@@ -44,7 +44,7 @@ def branch_kl(
 
 
 def branch_ce(z_branches: Sequence[Logits], y: Tensor) -> Scalar:
-    r"""Mean cross-entropy of the student branches.
+    r"""Mean cross-entropy of the student branches; of a regression, mean squared error.
 
     .. math:: \frac{1}{N - 1} \sum_{i=1}^{N-1} CE(q^i_R, y)
 
@@ -58,7 +58,7 @@ def branch_ce(z_branches: Sequence[Logits], y: Tensor) -> Scalar:
         ValueError: no branch.
     """
     _check(z_branches)
-    return torch.stack([F.cross_entropy(z, y) for z in z_branches]).mean()
+    return torch.stack([supervised(z, y) for z in z_branches]).mean()
 
 
 def _check(z_branches: Sequence[Logits]) -> None:

@@ -21,6 +21,7 @@ from kd_lib.methods.relations import CC, PKT, RKD, SP
 from kd_lib.methods.sftn import SFTN
 from kd_lib.methods.sskd import SSKD
 from kd_lib.methods.temperatures import CTKD, DTKD, SKD, TTM, WTTM, LogitStd, NormKD
+from kd_lib.methods.text import PKD, TinyBERT
 
 __all__ = [
     "AB",
@@ -40,6 +41,7 @@ __all__ = [
     "METHODS",
     "NST",
     "OFD",
+    "PKD",
     "PKT",
     "RKD",
     "SFTN",
@@ -56,6 +58,7 @@ __all__ = [
     "Method",
     "NormKD",
     "Preset",
+    "TinyBERT",
 ]
 
 
@@ -95,6 +98,7 @@ METHODS: dict[str, Preset] = {
     "pesf_kd_parallel": Preset(
         KD, "adapter", {"variant": "v2", "label_adjustment": True, "kind": "parallel", "where": "embedding"}
     ),
+    "pesf_kd_layers": Preset(KD, "layer_adapter", {"variant": "v2", "label_adjustment": True}),
     "dml": Preset(DML, "peers"),
     "kdcl_naive": Preset(KDCL, "peers"),
     "kdcl_linear": Preset(KDCL, "peers", {"target": "linear"}),
@@ -116,4 +120,6 @@ METHODS: dict[str, Preset] = {
     "ft": Preset(FT),
     "fsp": Preset(FSP),
     "ofd": Preset(OFD),
+    "pkd": Preset(PKD),
+    "tinybert": Preset(TinyBERT),
 }

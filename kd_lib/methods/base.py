@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kd_lib import losses
 from kd_lib.shapes import Batch, Outputs, Pair
@@ -20,7 +19,8 @@ class Method(nn.Module):
         needs_maps, needs_preactivations, needs_attentions: whether it reads `Outputs.maps`, `.preactivations`, `.attentions`.
         regresses: whether it also works where a number is to be predicted, not a class.
         views: how many images `expand` makes of one.
-        relates_samples: whether a sample's loss depends on the rest of the batch, so that the batch must not be split over devices.
+        relates_samples: whether a sample's loss depends on the rest of the batch, on memories of other samples, or on draws for a
+            whole batch, so that several processes must not share a batch.
         setup_epochs: epochs of `setup` before the run's own epochs.
         setup_moves_student: whether the student trains in them; otherwise it is in evaluation mode without gradients.
     """
@@ -111,9 +111,10 @@ class Matching(Method):
         raise NotImplementedError
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
-        terms: dict[str, Any] = {"ce": self.ce_weight * F.cross_entropy(student.logits, batch.y)}
+        z_s, y = student.logits, batch.y
+        terms: dict[str, Any] = {"ce": self.ce_weight * losses.supervised(z_s, y)}
         if self.kd_weight:
-            terms["kd"] = self.kd_weight * losses.kd(student.logits, teacher.logits, tau=self.tau)
+            terms["kd"] = self.kd_weight * losses.imitation(z_s, teacher.logits, y, tau=self.tau)
         if self.method_weight:
             terms["match"] = self.method_weight * self.match(student, teacher, batch, progress)
         return terms

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import combinations, product
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ def pair_stages(pair: Pair) -> list[tuple[int, int]]:
     Returns:
         (i_s, i_t) from the first stage to the last: positions in the student's and in the teacher's maps.
     Raises:
-        ValueError: a network without maps.
+        ValueError: a network without maps of images.
     """
+    check_images(pair)
     areas = [[math.log2(f.shape[2] * f.shape[3]) for f in maps] for maps in maps_of(pair)]
     k = min(map(len, areas))
 
@@ -38,6 +40,45 @@ def pair_stages(pair: Pair) -> list[tuple[int, int]]:
 
     best = min(product(*(combinations(range(len(own)), k) for own in areas)), key=order)
     return list(zip(*best, strict=True))
+
+
+def check_images(pair: Pair) -> None:
+    """Raises ValueError unless the maps of both are of images, [B, channels, H, W]."""
+    _check_axes(pair, 4, "maps of images")
+
+
+def check_states(pair: Pair) -> None:
+    """Raises ValueError unless both are transformers, whose maps are states of tokens [B, L, D]."""
+    _check_axes(pair, 3, "layers of transformers")
+
+
+def _check_axes(pair: Pair, axes: int, compared: str) -> None:
+    for name, maps in zip(pair.names, maps_of(pair), strict=True):
+        if maps[0].ndim != axes:
+            raise ValueError(
+                f"student {pair.names[0]}, teacher {pair.names[1]}: {name} has maps {list(maps[0].shape)}, and what is compared here "
+                f"are {compared}."
+            )
+
+
+def pair_layers(pair: Pair, rule: Literal["skip", "last"]) -> list[tuple[int, int]]:
+    r"""Which layer of a transformer each layer of the student learns from.
+
+    .. math:: g(i) = \lfloor i L_t / L_s \rfloor \text{ ("skip")} \qquad\text{or}\qquad L_t - L_s + i \text{ ("last")}
+
+    Source: Sun et al. 2019, section 3.2; Jiao et al. 2020, section 3.1.
+
+    Returns:
+        (i, g(i)) for i = 1 ... L_s: positions in `Outputs.maps`, whose position 0 is the embedding layer's output.
+    Raises:
+        ValueError: a student with more layers than its teacher.
+    """
+    n_s, n_t = (len(out.maps) - 1 for out in (pair.student, pair.teacher))
+    if n_s > n_t:
+        raise ValueError(
+            f"student {pair.names[0]}, teacher {pair.names[1]}: the student has {n_s} layers, more than the teacher's {n_t}."
+        )
+    return [(i, i * n_t // n_s if rule == "skip" else n_t - n_s + i) for i in range(1, n_s + 1)]
 
 
 def maps_of(pair: Pair) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

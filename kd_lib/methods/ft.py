@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from kd_lib import losses
 from kd_lib.methods.base import Matching
+from kd_lib.methods.connect import check_images
 from kd_lib.shapes import Batch, Outputs, Pair
 
 
@@ -43,7 +44,8 @@ class FT(Matching):
         self.rate, self.p, self.setup_epochs = rate, p, setup_epochs
 
     def connect(self, pair: Pair) -> None:
-        """Raises ValueError for a rate that leaves no channel."""
+        """Raises ValueError for a rate that leaves no channel, or networks without maps of images."""
+        check_images(pair)
         c_s, c_t = pair.student.maps[-1].shape[1], pair.teacher.maps[-1].shape[1]
         c_factor = round(self.rate * c_t)
         if c_factor < 1:

@@ -59,10 +59,8 @@ class KD(Method):
         ce = losses.supervised(student.logits, batch.y)
         if not self.listens(progress):
             return {"ce": ce}
-        if batch.y.is_floating_point():
-            matched = losses.mse(student.logits, teacher.logits)
-        else:
-            matched = losses.kd(student.logits, teacher.logits, tau=self.tau, tau_teacher=self.tau_teacher)
+        z_s, z_t = student.logits, teacher.logits
+        matched = losses.imitation(z_s, z_t, batch.y, tau=self.tau, tau_teacher=self.tau_teacher)
         return {"kd": self.kd_weight * matched, "ce": self.ce_weight * ce}
 
     def listens(self, progress: float) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from kd_lib import losses
 from kd_lib.errors import unknown
@@ -46,7 +45,7 @@ class Mutual(Method):
     ) -> dict[str, Tensor]:
         """As in `Method`; `teacher` holds the outputs of each peer."""
         members = [student.logits, *(peer.logits for peer in teacher)]
-        ce = [F.cross_entropy(z, batch.y) for z in members]
+        ce = [losses.supervised(z, batch.y) for z in members]
         learned = self.learn(members, [z.detach() for z in members], batch.y)
         return {
             "ce": ce[0],
@@ -64,7 +63,7 @@ class DML(Mutual):
 
     .. math:: L_i = \frac{1}{K - 1} \sum_{j \ne i} \tau^2 KL(p_j \| p_i)
 
-    Source: Zhang et al. 2018.
+    Where a number is predicted and not a class (STS-B), the squared error stands for the KL. Source: Zhang et al. 2018.
     Differs from the paper: all networks step at once, from the same predictions. Its algorithm moves one network, predicts
     anew, and moves the next.
 
@@ -72,11 +71,17 @@ class DML(Mutual):
         kd_weight, tau: 1 and 1 in the paper.
     """
 
+    regresses = True
+
     def __init__(self, *, kd_weight: float = 1.0, tau: float = 1.0):
         super().__init__(kd_weight=kd_weight, tau=tau)
 
     def learn(self, members: Sequence[Tensor], targets: Sequence[Tensor], y: Tensor) -> list[Tensor]:
-        return [losses.dml(z, [*targets[:i], *targets[i + 1 :]], tau=self.tau) for i, z in enumerate(members)]
+        others = [[*targets[:i], *targets[i + 1 :]] for i in range(len(members))]
+        if y.is_floating_point():
+            errors = [[losses.mse(z, z_j) for z_j in z_peers] for z, z_peers in zip(members, others, strict=True)]
+            return [sum(mine) / len(mine) for mine in errors]
+        return [losses.dml(z, z_peers, tau=self.tau) for z, z_peers in zip(members, others, strict=True)]
 
 
 class KDCL(Mutual):

@@ -4,12 +4,22 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kd_lib import losses, models
 from kd_lib.methods.base import Method
-from kd_lib.methods.connect import Regressor, pair_stages
+from kd_lib.methods.connect import Regressor, check_states, pair_layers, pair_stages
 from kd_lib.shapes import Batch, Outputs, Pair
+
+
+class States(nn.Module):
+    """Hidden states [B, L, D] of one width turned into another's; without biases, so that padding stays 0."""
+
+    def __init__(self, d_in: int, d_out: int):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(d_in, d_out, bias=False), nn.LayerNorm(d_out, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.norm(self.linear(h))
 
 
 class Branch(nn.Module):
@@ -24,7 +34,7 @@ class Branch(nn.Module):
 
     def __init__(self, f_t: Tensor, f_s: Tensor, student: nn.Module, stage: int):
         super().__init__()
-        self.transform = Regressor(f_t.shape, f_s.shape)
+        self.transform = Regressor(f_t.shape, f_s.shape) if f_t.ndim == 4 else States(f_t.shape[2], f_s.shape[2])
         self.student, self.stage = student, stage
         named = dict(student.eval().named_parameters())  # eval: one probe must not enter batch norms' averages
         reached = torch.autograd.grad(student.forward_from(f_s, stage).logits.sum(), named.values(), allow_unused=True)
@@ -51,6 +61,8 @@ class SFTN(Method):
     Differs from the paper: where the two networks have different numbers of stages, it divides both into N blocks "based on
     the depth of layers and the feature map sizes". Here `pair_stages` picks N stages of each whose maps differ least in size;
     the last of these pairs has no branch, as the paper's last block. Networks of as many stages meet stage by stage, as in the paper.
+    Of transformers, which the paper does not have, the student's layers are the blocks; they meet the teacher's as in `pair_layers`,
+    and a linear layer with a layer norm is the transform. Where a number is predicted, squared errors stand for CE and KL.
     The paper leaves open: whether branches share the student's blocks. Here each has its own; they are dropped after training.
     "Fine-tuned" (section 4.6): start from a trained teacher, train the branches alone for `setup_epochs`, then everything. The
     paper leaves open: the learning rates. Here the run's own, constant in the first phase.
@@ -66,6 +78,7 @@ class SFTN(Method):
 
     needs_teacher = False
     needs_maps = True
+    regresses = True
 
     def __init__(
         self,
@@ -94,23 +107,40 @@ class SFTN(Method):
         if not self.student:
             raise ValueError(f"SFTN must know {name}'s student: settings={{'student': 'resnet8'}} or another network.")
 
+        n_classes, texts = teacher.logits.shape[1], teacher.maps[0].ndim == 3
+        # what reads pixels or tokens is taken out of a branch, so any will do
+        if texts:
+            sizes, example = {"max_length": 8}, torch.full((1, 8), 2)
+        else:
+            sizes, example = {"in_channels": 3}, torch.zeros(1, 3, *pair.image_size)
+
         def fresh() -> nn.Module:
-            return models.build(self.student, n_classes=teacher.logits.shape[1], in_channels=3)
+            return models.build(self.student, n_classes=n_classes, **sizes)
 
         with torch.no_grad():
-            student = fresh().eval()(torch.zeros(1, 3, *pair.image_size))
-        stages = pair_stages(pair._replace(names=(self.student, name), student=student, teacher=teacher))[:-1]
+            student = fresh().eval()(example)
+        pair = pair._replace(names=(self.student, name), student=student, teacher=teacher)
+        stages = self._stages(pair, texts)
         if not stages:
             raise ValueError(
                 f"student {self.student}, teacher {name}: a branch needs two stages that both networks have."
             )
         for i_s, i_t in stages:
             # keyed by the teacher's stage, which says at which map it begins
-            self.branches[str(i_t)] = Branch(teacher.maps[i_t], student.maps[i_s], fresh(), i_s + 1)
+            self.branches[str(i_t)] = Branch(teacher.maps[i_t], student.maps[i_s], fresh(), i_s if texts else i_s + 1)
+
+    def _stages(self, pair: Pair, texts: bool) -> list[tuple[int, int]]:
+        if not texts:
+            return pair_stages(pair)[:-1]
+        check_states(pair)
+        return pair_layers(pair, "skip")[:-1]
 
     def _branch_terms(self, teacher: Outputs, y: Tensor) -> dict[str, Tensor]:
         z_branches = [branch(teacher.maps[int(i_t)]) for i_t, branch in self.branches.items()]
-        kl = losses.branch_kl(z_branches, teacher.logits, tau=self.tau, direction=self.direction)
+        if y.is_floating_point():
+            kl = torch.stack([losses.mse(z, teacher.logits) for z in z_branches]).mean()
+        else:
+            kl = losses.branch_kl(z_branches, teacher.logits, tau=self.tau, direction=self.direction)
         return {
             "sftn_kl": self.branch_kl_weight * kl,
             "sftn_ce": self.branch_ce_weight * losses.branch_ce(z_branches, y),
@@ -121,6 +151,6 @@ class SFTN(Method):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> dict[str, Tensor]:
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits, batch.y),
+            "ce": self.ce_weight * losses.supervised(student.logits, batch.y),
             **self._branch_terms(student, batch.y),
         }

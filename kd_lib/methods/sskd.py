@@ -58,6 +58,11 @@ class SSKD(Method):
         self.setup_epochs, self.setup_tau = setup_epochs, setup_tau
 
     def connect(self, pair: Pair) -> None:
+        """Raises ValueError where there are no images to turn."""
+        if len(pair.image_size) != 2:
+            raise ValueError(
+                f"student {pair.names[0]}, teacher {pair.names[1]}: SSKD turns images, and these read texts."
+            )
         self.head_s = _head(pair.student.embedding.shape[1])
         self.head_t = _head(pair.teacher.embedding.shape[1])
 

@@ -6,7 +6,7 @@ teacher. Wherever a metric takes a temperature it may be a number, [N, 1] for on
 own standard deviation, as in adaptive-temperature distillation. Logits that are not finite give a result that is not.
 """
 
-from kd_lib.metrics.agreement import accuracy, agreement, kl_divergence, probability_loyalty
+from kd_lib.metrics.agreement import accuracy, agreement, kl_divergence, probability_loyalty, truth_divergence
 from kd_lib.metrics.confidence import entropy, expected_calibration_error, shared_class_mass
 from kd_lib.metrics.sharpness import (
     logit_std,
@@ -36,5 +36,6 @@ __all__ = [
     "sharpness_gap",
     "taylor_gap",
     "taylor_sharpness",
+    "truth_divergence",
     "within_between_scatter",
 ]

@@ -59,6 +59,29 @@ def kl_divergence(z_s: Array, z_t: Array, tau: MetricTemperature = 1.0) -> float
     return soft_kl(z_s, z_t, tau_s=temperature(tau, z_s), tau_t=temperature(tau, z_t), scale=1.0).item()
 
 
+def truth_divergence(z: Array, p: Array) -> float:
+    r"""How far predictions are from the true posterior, where it is known (`word_language`).
+
+    .. math:: \frac{1}{N} \sum_n \sum_c p_{nc} (\log p_{nc} - \log q_{nc}), \quad q = \mathrm{softmax}(z)
+
+    The least expected cross-entropy is the posterior's own entropy; this is what a network's lies above it.
+
+    Args:
+        z: logits [N, C].
+        p: true probabilities of the classes [N, C]; each row sums to one.
+    Returns:
+        KL(p || q) in nats, mean over samples; 0 where the prediction is the truth.
+    Raises:
+        ValueError: other shapes; rows that are no probabilities.
+    """
+    z, p = matrix("z", z), matrix("p", p)
+    if z.shape != p.shape:
+        raise ValueError(f"z and p must have one shape, got {list(z.shape)} and {list(p.shape)}.")
+    if bool((p < 0).any()) or not torch.allclose(p.sum(1), torch.ones(len(p), dtype=p.dtype), atol=1e-5):
+        raise ValueError("each row of p must hold probabilities that sum to one.")
+    return F.kl_div(F.log_softmax(z, dim=1), p, reduction="batchmean").item()
+
+
 def probability_loyalty(z_s: Array, z_t: Array, base: float = 2.0) -> float:
     r"""How close the student's whole prediction is to the teacher's, by their Jensen-Shannon distance.
 

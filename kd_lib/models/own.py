@@ -9,13 +9,15 @@ from torch import nn
 from kd_lib.errors import unknown
 
 NEEDED = ("classifier", "keep_preactivations", "forward_from")
+SIZES = (("n_classes", "in_channels"), ("n_classes", "vocabulary", "pad", "separator", "max_length"))
 
 
 def find_builder(name: str) -> Callable[..., nn.Module]:
     """The function that a name such as "package.module:function" stands for.
 
     Raises:
-        ValueError: no such module, no such function in it, or one that cannot be called with n_classes and in_channels.
+        ValueError: no such module, no such function in it, or one that can be called neither with the sizes of images nor with
+            those of texts.
     """
     path, _, attribute = name.partition(":")
     try:
@@ -31,22 +33,33 @@ def find_builder(name: str) -> Callable[..., nn.Module]:
     if not callable(builder):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"function of module {path}", attribute, names)
-    try:
-        inspect.signature(builder).bind(n_classes=100, in_channels=3)
-    except TypeError as error:
+    refused = [error for error in (_refusal(builder, names) for names in SIZES) if error is not None]
+    if len(refused) == len(SIZES):
         raise ValueError(
-            f"network {name!r}: called as {attribute}(n_classes=..., in_channels=...), which it does not take: {error}."
-        ) from None
+            f"network {name!r}: called as {attribute}(n_classes=..., in_channels=...), which it does not take: {refused[0]}. (For "
+            f"texts, with {', '.join(SIZES[1])}.)"
+        )
     return builder
 
 
-def build_own(name: str, *, n_classes: int, in_channels: int) -> nn.Module:
-    """The network that this builder makes.
+def _refusal(builder: Callable[..., nn.Module], names: tuple[str, ...]) -> TypeError | None:
+    try:
+        inspect.signature(builder).bind(**dict.fromkeys(names, 1))
+    except TypeError as error:
+        return error
+    return None
+
+
+def build_own(name: str, sizes: dict[str, int]) -> nn.Module:
+    """The network that this builder makes of the data's sizes.
 
     Raises:
-        ValueError: as `find_builder`; or a network that lacks what runs need of it.
+        ValueError: as `find_builder`; it does not take these sizes; or a network that lacks what runs need of it.
     """
-    network = find_builder(name)(n_classes=n_classes, in_channels=in_channels)
+    builder = find_builder(name)
+    if (error := _refusal(builder, tuple(sizes))) is not None:
+        raise ValueError(f"network {name!r} is not made for this data, whose sizes are {', '.join(sizes)}: {error}.")
+    network, n_classes = builder(**sizes), sizes["n_classes"]
     missing = [attribute for attribute in NEEDED if not hasattr(network, attribute)]
     if not isinstance(network, nn.Module) or missing:
         raise ValueError(
