@@ -115,7 +115,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     threads = arguments.threads or default_jobs()
     rates = throughput(student=arguments.student, teacher=arguments.teacher, rounds=arguments.rounds, threads=threads)
     for name, value in rates.items():
-        print(f"{name:12} {value:8.2f} times" if "/" in name else f"{name:12} {value:8.0f} images/s")
+        unit = "times" if "/" in name else "of a lone one's time" if name == "further student" else "images/s"
+        print(f"{name:16} {value:8.{0 if unit == 'images/s' else 2}f} {unit}")
     return 0
 
 

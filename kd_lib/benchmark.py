@@ -18,9 +18,10 @@ from kd_lib import hardware, models
 from kd_lib.config import Run
 from kd_lib.data.images import image_data
 from kd_lib.shapes import Batch
-from kd_lib.train import Session, loss_terms, start
+from kd_lib.train import Session, loss_terms, share_teacher, start
 
 Step = Callable[[], None]
+TOGETHER = 4  # students side by side
 WARM_UP = 3  # the first steps choose kernels and take memory
 
 
@@ -36,11 +37,12 @@ def throughput(
     """Images a second at 3x32x32, 100 classes; medians over `rounds` steps of each loop taken in turns.
 
     Returns:
-        "plain" (fp32), "fp32" (ours without bf16), "ours", and their ratios "fp32/plain" and "ours/plain".
+        "plain" (fp32), "fp32" (ours without bf16), "ours", their ratios "fp32/plain" and "ours/plain", and "further student": what
+        one more student of the same teacher costs side by side (`train.share_teacher`), as a part of a lone one's time.
     """
     context = multiprocessing.get_context("spawn")
     ends, workers = {}, []
-    for name in ("plain", "fp32", "ours"):
+    for name in ("plain", "fp32", "ours", "together"):
         ends[name], theirs = context.Pipe()
         arguments = (theirs, name, student, teacher, batch_size, threads, device)
         workers.append(context.Process(target=_serve, args=arguments, daemon=True))
@@ -54,8 +56,12 @@ def throughput(
                 seconds[name].append(took)
     for worker in workers:
         worker.terminate()
-    rate = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
-    return rate | {f"{name}/plain": rate[name] / rate["plain"] for name in ("fp32", "ours")}
+    step = {name: statistics.median(times) for name, times in seconds.items()}
+    rate = {name: batch_size / step[name] for name in ("plain", "fp32", "ours")}
+    further = (step["together"] / step["ours"] - 1) / (TOGETHER - 1)
+    return (
+        rate | {f"{name}/plain": rate[name] / rate["plain"] for name in ("fp32", "ours")} | {"further student": further}
+    )
 
 
 def _serve(end: Connection, name: str, student: str, teacher: str, batch_size: int, threads: int, device: str) -> None:
@@ -66,7 +72,10 @@ def _serve(end: Connection, name: str, student: str, teacher: str, batch_size: i
     x = torch.randint(0, 256, (batch_size, 3, 32, 32), dtype=torch.uint8)
     y = torch.arange(batch_size) % 100
     precision = "fp32" if name == "fp32" else hardware.find_precision("auto", place)
-    step = _plain(student, teacher, x, y, place) if name == "plain" else _ours(student, teacher, x, y, place, precision)
+    students = [student] * (TOGETHER if name == "together" else 1)
+    step = (
+        _plain(student, teacher, x, y, place) if name == "plain" else _ours(students, teacher, x, y, place, precision)
+    )
     while end.recv():
         began = time.perf_counter()
         step()
@@ -93,23 +102,31 @@ def _plain(student: str, teacher: str, x: torch.Tensor, y: torch.Tensor, device:
     return step
 
 
-def _ours(student: str, teacher: str, x: torch.Tensor, y: torch.Tensor, device: torch.device, precision: str) -> Step:
+def _ours(
+    students: list[str], teacher: str, x: torch.Tensor, y: torch.Tensor, device: torch.device, precision: str
+) -> Step:
     names = tuple(str(c) for c in range(100))
     labels = torch.arange(100).numpy()
     part = (torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8).numpy(), labels)
     images = image_data("benchmark", part, part, names, "crop_flip")
-    run = Run(network=student, method="kd", teacher=Run(network=teacher, data="digits100"), data="digits100")
-    session: Session = start(run, images, device=device, precision=precision, teacher_network=models.build(teacher))
-    session.parts.train()
+    network, common = models.build(teacher), {"device": device, "precision": precision}
+    sessions: list[Session] = []
+    for student in students:
+        run = Run(network=student, method="kd", teacher=Run(network=teacher, data="digits100"), data="digits100")
+        sessions.append(start(run, images, teacher_network=network, **common))
+        sessions[-1].parts.train()
+    share_teacher(sessions)
     normal = (x.to(device).float() / 255 - 0.5) / 0.25
-    batch = Batch(torch.arange(len(y)), normal.contiguous(memory_format=torch.channels_last), y.to(device))
-    for group in session.optimiser.param_groups:
+    for group in (group for session in sessions for group in session.optimiser.param_groups):
         group["lr"] = 0.05
 
     def step() -> None:
-        _, terms = loss_terms(session, batch, progress=0.0)
-        session.optimiser.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        session.optimiser.step()
+        x = normal.clone(memory_format=torch.channels_last)  # a batch that the shared teacher has not seen
+        batch = Batch(torch.arange(len(y)), x, y.to(device))
+        for session in sessions:
+            _, terms = loss_terms(session, batch, progress=0.0)
+            session.optimiser.zero_grad(set_to_none=True)
+            sum(terms.values()).backward()
+            session.optimiser.step()
 
     return step

@@ -223,10 +223,13 @@ class Run(Strict):
 
 
 IMAGENET = {"epochs": 100, "batch_size": 256, "lr": 0.1, "weight_decay": 1e-4, "milestones": (0.3, 0.6, 0.9)}
+WORDS = {"optimiser": "adamw", "schedule": "linear", "epochs": 5, "lr": 3e-3, "weight_decay": 0.01}
+GLUE = {**WORDS, "epochs": 3, "batch_size": 32, "lr": 3e-5}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "digits100": {"epochs": 8, "lr": 0.2, "schedule": "one_cycle"},
     "cifar100": {},
     "svhn": {},
+    "word_language": WORDS,
     "imagenet": IMAGENET,
     "pictures": IMAGENET,
     "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.2, "schedule": "one_cycle"},

@@ -276,7 +276,9 @@ def _shares(run: Run) -> tuple | None:
     dataset = data.load(run.data, split=run.split, **run.data_settings)
     if not dataset.augmented and not run.method_type.needs_live_teacher():
         return None
-    return (run.teacher.key, run.data, repr(run.data_settings), run.split, run.seed, run.batch_size, run.precision)
+    same = (run.teacher.key, run.data, repr(run.data_settings), run.split, run.seed, run.batch_size, run.precision)
+    # a transformer that gives its scores away rounds in another way than one that does not
+    return (*same, run.method_type.needs_attentions)
 
 
 def _drive(steps: list[Step], executor: Executor, device: str, jobs: int | None = None) -> None:

@@ -215,6 +215,13 @@ def test_clusters_are_measured_in_the_embedding():
     assert MEASURES["scatter"](tight) < 0.01 < MEASURES["scatter"](loose)
 
 
+def test_a_collapsed_network_has_no_clusters_and_resembles_nothing():
+    flat = SimpleNamespace(outputs=Outputs(torch.zeros(6, 3), torch.ones(6, 2)), y=torch.arange(6) % 3)
+    flat.teacher_outputs = Outputs(torch.zeros(6, 3), torch.randn(6, 2))
+    assert math.isnan(MEASURES["scatter"](flat))
+    assert math.isnan(MEASURES["cka"](flat))
+
+
 def test_theory_is_measured_on_real_logits():
     result = runs.ensure(student("kd"))
     assert 0 <= MEASURES["angle_to_regression"](result) < 0.01

@@ -35,7 +35,9 @@ def student(method: str = "kd", **changes) -> Run:
 
 def text_student(method: str = "kd", **changes) -> Run:
     """The same of transformers."""
-    return Run(**{"network": "bert-l2-d16-p10", "teacher": TEXT_TEACHER, "method": method, "seed": 1, **TEXT, **changes})
+    return Run(
+        **{"network": "bert-l2-d16-p10", "teacher": TEXT_TEACHER, "method": method, "seed": 1, **TEXT, **changes}
+    )
 
 
 SETUP = {"settings": {"setup_epochs": 1}}

@@ -102,10 +102,19 @@ def _angle_to_regression(result: Result) -> float:
 
 
 def _cka(result: Result) -> float:
-    try:
-        return metrics.linear_cka(result.outputs.embedding, result.teacher_outputs.embedding)
-    except ValueError:  # a network that says the same of every sample resembles nothing
+    if _collapsed(result.outputs.embedding) or _collapsed(result.teacher_outputs.embedding):
+        return math.nan  # a network that says the same of every sample resembles nothing
+    return metrics.linear_cka(result.outputs.embedding, result.teacher_outputs.embedding)
+
+
+def _scatter(result: Result) -> float:
+    if _collapsed(result.outputs.embedding):
         return math.nan
+    return metrics.within_between_scatter(result.outputs.embedding, result.y)
+
+
+def _collapsed(embedding: Tensor) -> bool:
+    return bool((embedding == embedding[0]).all())
 
 
 def _silhouette(result: Result) -> float:
@@ -147,7 +156,7 @@ MEASURES: dict[str, Callable[[Result], float]] = {
     "kl": lambda r: metrics.kl_divergence(*_sides(r)),
     "cka": _cka,
     "silhouette": _silhouette,
-    "scatter": lambda r: metrics.within_between_scatter(r.outputs.embedding, r.y),
+    "scatter": _scatter,
     "lost_structure": _lost_structure,
     "teacher_structure": lambda r: _structure(r, r.teacher_outputs.logits, 4.0),
 }
