@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from kd_lib import hardware, models
 from kd_lib.config import Run
 from kd_lib.data.images import image_data
+from kd_lib.session import Session, share_teacher, start
 from kd_lib.shapes import Batch
-from kd_lib.train import Session, loss_terms, share_teacher, start
+from kd_lib.train import loss_terms
 
 Step = Callable[[], None]
 TOGETHER = 4  # students side by side

@@ -223,7 +223,7 @@ class Run(Strict):
 
 
 IMAGENET = {"epochs": 100, "batch_size": 256, "lr": 0.1, "weight_decay": 1e-4, "milestones": (0.3, 0.6, 0.9)}
-WORDS = {"optimiser": "adamw", "schedule": "linear", "epochs": 5, "lr": 3e-3, "weight_decay": 0.01}
+WORDS = {"optimiser": "adamw", "schedule": "linear", "epochs": 4, "batch_size": 128, "lr": 4e-3, "weight_decay": 0.01}
 GLUE = {**WORDS, "epochs": 3, "batch_size": 32, "lr": 3e-5}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "digits100": {"epochs": 8, "lr": 0.2, "schedule": "one_cycle"},
@@ -232,7 +232,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "word_language": WORDS,
     "imagenet": IMAGENET,
     "pictures": IMAGENET,
-    "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.2, "schedule": "one_cycle"},
+    "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.1, "schedule": "one_cycle"},
 }
 
 
@@ -242,4 +242,8 @@ def protocol(data: str, **changes: Any) -> dict[str, Any]:
     `Run(network="resnet20", **protocol("digits100", epochs=5))`. A data set of one's own starts from the CIFAR-100 protocol,
     one of encoded pictures ("pictures:PATH") from ImageNet's.
     """
-    return {"data": data, **PROTOCOLS.get(data.partition(":")[0], {}), **{k: v for k, v in changes.items() if v is not None}}
+    return {
+        "data": data,
+        **PROTOCOLS.get(data.partition(":")[0], {}),
+        **{k: v for k, v in changes.items() if v is not None},
+    }

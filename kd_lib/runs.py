@@ -26,8 +26,9 @@ from kd_lib.data import Dataset
 from kd_lib.methods import Method
 from kd_lib.parallel import ALONE, Group
 from kd_lib.paths import store_root
+from kd_lib.session import Session, share_teacher, start
 from kd_lib.shapes import Outputs
-from kd_lib.train import Session, predict, predict_teacher, share_teacher, start, train_side_by_side
+from kd_lib.train import predict, predict_teacher, train_side_by_side
 
 CHECKPOINT_SECONDS = 5.0  # at most this much work, or one epoch, is lost to a crash
 

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from kd_lib import data, losses, models
 from kd_lib.config import Run
 from kd_lib.methods import AB, FSP, FT, METHODS, OFD
+from kd_lib.session import start
 from kd_lib.shapes import Batch, Outputs, Pair
-from kd_lib.train import start, train
+from kd_lib.train import train
 
 IMAGE = (1, 12, 20)
 UNEQUAL, EQUAL = ("resnet8-w2", "vgg8"), ("resnet8", "resnet14")  # widths of the paired stages

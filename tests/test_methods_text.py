@@ -16,9 +16,10 @@ from kd_lib.methods import METHODS, PKD, TinyBERT
 from kd_lib.methods.connect import pair_layers
 from kd_lib.methods.sftn import States
 from kd_lib.runs import ensure
+from kd_lib.session import start
 from kd_lib.shapes import Batch, Outputs, Pair
 from kd_lib.teachers import Adapter, LayerAdapter
-from kd_lib.train import loss_terms, predict, setup_terms, start, train
+from kd_lib.train import loss_terms, predict, setup_terms, train
 
 TOKENS = {"n_classes": 4, "vocabulary": 30, "pad": 0, "separator": 3, "max_length": 12}
 B, LENGTHS = 4, (7, 3, 5, 7)

@@ -28,7 +28,8 @@ from kd_lib.config import Run
 from kd_lib.data.dataset import Shard
 from kd_lib.methods import METHODS
 from kd_lib.models import Staged
-from kd_lib.train import start, train
+from kd_lib.session import start
+from kd_lib.train import train
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parent

@@ -10,7 +10,7 @@ from tiny import TEACHER, student
 
 from kd_lib import plan, runs
 from kd_lib.config import Run
-from kd_lib.train import FrozenNetwork, NonFiniteLoss
+from kd_lib.session import FrozenNetwork, NonFiniteLoss
 
 METHODS = ("at", "sp", "ofd", "vid")  # all of them need the teacher's maps, so its answers cannot be remembered
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from kd_lib import data, models
 from kd_lib.config import Run
 from kd_lib.data.batches import augment, epoch_order, normalise
+from kd_lib.session import NonFiniteLoss, Session, start
 from kd_lib.shapes import Outputs
-from kd_lib.train import NonFiniteLoss, Session, evaluate, lr_factor, predict, start, train
+from kd_lib.train import evaluate, lr_factor, predict, train
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,8 @@
 """jpegs: a small made-up picture folder in ImageNet's layout, real JPEG files that go ImageNet's way to the network.
 
-A picture is strewn with real handwritten digits (scikit-learn's) of one class, in several sizes, places and colours, so that
-nearly every part of it shows what it is: ImageNet's training crops may keep 8% of a picture only. Train and test use
-different source digits.
+A picture is full of real handwritten digits (scikit-learn's) of one class, in several sizes and colours, so that nearly every
+part of it shows what it is: ImageNet's training crops may keep 8% of a picture only. Train and test use different source
+digits.
 """
 
 import io
@@ -28,11 +28,10 @@ N_CLASSES = 10
 QUALITY = 90  # of the JPEG files
 
 _SIDES = range(64, 121)  # of a picture
-_GLYPHS = range(20, 33)  # sides of a digit on it
-_SHARE = 900  # square pixels of picture for each digit
+_CELLS = 3  # places for a digit along the shorter side
 _NOISE = 30  # at most so much is added to a pixel or taken from it; little is likelier than much
-_DIGITS = max(_SIDES) * (max(_SIDES) + 1) // _SHARE  # on the largest picture
 _HEAD, _WORDS = 8, 8  # random numbers for a picture, and for each digit on it
+_DIGITS = _CELLS * (max(_SIDES) // (min(_SIDES) // _CELLS))  # on the longest picture
 _NOISE_WORDS = max(_SIDES) * (max(_SIDES) + 1) * 3 * 2 // 8 + 1
 
 PictureCount = Annotated[int, Field(gt=0, multiple_of=N_CLASSES)]
@@ -53,7 +52,7 @@ class Jpegs(PictureSource):
     version: ClassVar[int] = 1
     kept: ClassVar[str] = "made and kept"
 
-    crop: Annotated[int, Field(ge=8)] = 48
+    crop: Annotated[int, Field(ge=8)] = 32
     n_train: PictureCount = 2000
     n_test: PictureCount = 500
     seed: Annotated[int, Field(ge=0)] = 0
@@ -92,7 +91,7 @@ class Jpegs(PictureSource):
 
 
 def draw(digits: NDArray[np.uint8], seed: tuple[int, ...]) -> NDArray[np.uint8]:
-    """One picture strewn with digits, light on dark.
+    """One picture full of digits, light on dark.
 
     Args:
         digits: [n, 8, 8] of ink in 0..255, those to choose from.
@@ -106,11 +105,13 @@ def draw(digits: NDArray[np.uint8], seed: tuple[int, ...]) -> NDArray[np.uint8]:
     height += width == height
     x = np.empty((height, width, 3), np.int64)
     x[:] = [word % 100 for word in words[2:5]]
-    for i in range(width * height // _SHARE):
-        which, side, left, top, *ink = words[_HEAD + i * _WORDS :][:7]
-        side = _GLYPHS[side % len(_GLYPHS)]
+    cell = min(width, height) // _CELLS
+    places = [(row, column) for row in range(height // cell) for column in range(width // cell)]
+    for i, (row, column) in enumerate(places):
+        which, size, right, down, *ink = words[_HEAD + i * _WORDS :][:7]
+        side = cell - size % (cell // 4 + 1)
         glyph = Image.fromarray(digits[which % len(digits)]).resize((side, side), Image.Resampling.BILINEAR)
-        left, top = left % (width - side + 1), top % (height - side + 1)
+        top, left = row * cell + down % (cell - side + 1), column * cell + right % (cell - side + 1)
         place = x[top : top + side, left : left + side]
         place += ([156 + word % 100 for word in ink] - place) * np.asarray(glyph, np.int64)[..., None] // 255
     noise = raw[-_NOISE_WORDS:].astype("<u8").view(np.uint8).astype(np.int64)
