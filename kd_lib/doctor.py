@@ -21,6 +21,8 @@ PACKAGES = (
     "matplotlib",
     "seaborn",
     "papermill",
+    "wordfreq",
+    "accelerate",
 )
 
 

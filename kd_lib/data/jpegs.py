@@ -53,8 +53,8 @@ class Jpegs(PictureSource):
     kept: ClassVar[str] = "made and kept"
 
     crop: Annotated[int, Field(ge=8)] = 32
-    n_train: PictureCount = 2000
-    n_test: PictureCount = 500
+    n_train: PictureCount = 1600
+    n_test: PictureCount = 400
     seed: Annotated[int, Field(ge=0)] = 0
 
     def load(self, folder: Path) -> PictureData:

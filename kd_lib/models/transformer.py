@@ -7,6 +7,7 @@ Trained ones are in `checkpoints`.
 """
 
 import importlib
+import warnings
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -181,7 +182,10 @@ def meaning(sizes: dict[str, int]) -> dict[str, int]:
 def transformers() -> ModuleType:
     """The library, told of our attention function; imported when the first such network is asked for, because that takes seconds."""
     torchvision_shim.repair()
-    library = importlib.import_module("transformers")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of bars in notebooks, which nobody here will see
+        library = importlib.import_module("transformers")
+        library.BertModel  # noqa: B018 (what it is made of is imported when it is first named)
     library.AttentionInterface.register(ATTENTION, attention)
     library.utils.logging.set_verbosity_error()  # its reports of what it loads, and its bars, would stand in the notebooks
     library.utils.logging.disable_progress_bar()
