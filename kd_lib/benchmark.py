@@ -39,7 +39,7 @@ def throughput(
 
     Returns:
         "plain" (fp32), "fp32" (ours without bf16), "ours", their ratios "fp32/plain" and "ours/plain", and "further student": what
-        one more student of the same teacher costs side by side (`train.share_teacher`), as a part of a lone one's time.
+        one more student of the same teacher costs side by side (`session.share_teacher`), as a part of a lone one's time.
     """
     context = multiprocessing.get_context("spawn")
     ends, workers = {}, []

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kd_lib import cost, models, train
+from kd_lib import cost, models, session, train
 from kd_lib.config import Run
 from kd_lib.data.images import image_data
 from kd_lib.shapes import Batch
@@ -55,7 +55,7 @@ def _step(method: str, student: str, teacher: str, batch_size: int) -> Callable[
     images = image_data("noise", part, part, [str(c) for c in range(CLASSES)], "none")
     run = Run(network=student, method=method, teacher=Run(network=teacher, data="digits100"), data="digits100")
     device = torch.device("cpu")
-    made = train.start(run, images, device=device, precision="fp32", teacher_network=models.build(teacher))
+    made = session.start(run, images, device=device, precision="fp32", teacher_network=models.build(teacher))
     made.parts.train()
     x = torch.randn(batch_size, *PIXELS, generator=generator).contiguous(memory_format=torch.channels_last)
     batch = Batch(torch.arange(batch_size), x, images.train_y[:batch_size])
