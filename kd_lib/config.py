@@ -232,7 +232,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "word_language": WORDS,
     "imagenet": IMAGENET,
     "pictures": IMAGENET,
-    "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.2, "schedule": "one_cycle"},
+    "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.1, "schedule": "one_cycle"},
 }
 
 

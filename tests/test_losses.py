@@ -7,7 +7,9 @@ import torch
 from slow import logits, pair, slow_sigma, slow_softmax
 from torch.autograd import gradcheck
 
+from kd_lib import losses
 from kd_lib.losses import atkd, kd, sigma, soft_kl
+from kd_lib.methods import METHODS
 
 LN3 = math.log(3)
 
@@ -276,3 +278,13 @@ def test_an_unknown_scale_is_answered_with_the_nearest():
         atkd(*pair(), scale="sgima")
     with pytest.raises(ValueError, match=r"scale must be a positive, finite number, got -16"):
         atkd(*pair(), scale=-16.0)
+
+
+LOGITS = "kd atkd skd normkd logit_std dtkd ttm wttm ctkd dkd dist"
+FEATURES = "fitnet at sp cc vid rkd pkt nst ab ft fsp crd sskd ofd pkd"
+
+
+@pytest.mark.parametrize("name", f"{LOGITS} {FEATURES}".split())
+def test_the_loss_of_a_method_has_its_name(name):
+    assert name in losses.__all__ and name in METHODS
+    assert "Source" in getattr(losses, name).__doc__

@@ -179,7 +179,7 @@ def test_similarity_and_its_losses_are_the_slow_ones(v: int, b: int, d: int):
     slow = -sum(math.log(slow_softmax(a[i].tolist(), 0.7)[truth[i]]) for i in range(v * b)) / (v * b)
     assert losses.contrastive_prediction(a, tau=0.7).item() == pytest.approx(slow, rel=1e-10)
     a_t = losses.view_similarity(other_views, other)
-    value = losses.similarity_kl(a, a_t, tau=0.5, keep_wrong=0.75)
+    value = losses.sskd(a, a_t, tau=0.5, keep_wrong=0.75)
     assert value.item() == pytest.approx(slow_selective(a, a_t, truth, 0.5, 0.75), rel=1e-10)
 
 
@@ -194,7 +194,7 @@ def test_sskd_gradients():
     assert torch.autograd.gradcheck(
         lambda v, x: losses.contrastive_prediction(losses.view_similarity(v, x)), (views, h)
     )
-    assert torch.autograd.gradcheck(lambda v, x: losses.similarity_kl(losses.view_similarity(v, x), a_t), (views, h))
+    assert torch.autograd.gradcheck(lambda v, x: losses.sskd(losses.view_similarity(v, x), a_t), (views, h))
     y = torch.tensor([0, 2, 1, 0, 1, 2])
     z_s, z_t = normal(6, 3, seed=4).requires_grad_(), normal(6, 3, seed=5).requires_grad_()
     assert torch.autograd.gradcheck(lambda s, t: losses.transformed_kd(s, t, y, keep_wrong=0.5), (z_s, z_t))
@@ -208,4 +208,4 @@ def test_sskd_losses_refuse():
     with pytest.raises(ValueError, match="tau must be a positive, finite number, got 0"):
         losses.contrastive_prediction(torch.zeros(4, 2), tau=0)
     with pytest.raises(ValueError, match="tau_s must be a positive"):
-        losses.similarity_kl(torch.zeros(4, 2), torch.zeros(4, 2), tau=-1.0)
+        losses.sskd(torch.zeros(4, 2), torch.zeros(4, 2), tau=-1.0)

@@ -290,7 +290,7 @@ def test_terms_are_the_weighted_losses(sizes: tuple[int, int]):
         "ce": 0.1 * F.cross_entropy(z_s[:5], y),
         "kd": 0.9 * losses.kd(z_s[:5], z_t[:5], tau=4.0),
         "transformed": 2.7 * losses.transformed_kd(z_s[5:], z_t[5:], y.repeat(3), tau=4.0, keep_wrong=0.5),
-        "similarity": 10 * losses.similarity_kl(a_s, a_t, tau=0.5, keep_wrong=0.75),
+        "similarity": 10 * losses.sskd(a_s, a_t, tau=0.5, keep_wrong=0.75),
     }
     assert list(terms) == list(expected)
     for name, value in expected.items():

@@ -1,7 +1,7 @@
 """jpegs: a small made-up picture folder in ImageNet's layout, real JPEG files that go ImageNet's way to the network.
 
-A picture is full of real handwritten digits (scikit-learn's) of one class, in several sizes and colours, so that nearly every
-part of it shows what it is: ImageNet's training crops may keep 8% of a picture only. Train and test use different source
+A picture is full of real handwritten digits (scikit-learn's) of one class in a light colour, so that nearly every part of
+it shows what it is: ImageNet's training crops may keep 8% of a picture only. Train and test use different source
 digits.
 """
 
@@ -29,8 +29,8 @@ QUALITY = 90  # of the JPEG files
 
 _SIDES = range(64, 121)  # of a picture
 _CELLS = 3  # places for a digit along the shorter side
-_NOISE = 30  # at most so much is added to a pixel or taken from it; little is likelier than much
-_HEAD, _WORDS = 8, 8  # random numbers for a picture, and for each digit on it
+_NOISE = 15  # at most so much is added to a pixel or taken from it; little is likelier than much
+_HEAD, _WORDS = 8, 4  # random numbers for a picture, and for each digit on it
 _DIGITS = _CELLS * (max(_SIDES) // (min(_SIDES) // _CELLS))  # on the longest picture
 _NOISE_WORDS = max(_SIDES) * (max(_SIDES) + 1) * 3 * 2 // 8 + 1
 
@@ -104,16 +104,17 @@ def draw(digits: NDArray[np.uint8], seed: tuple[int, ...]) -> NDArray[np.uint8]:
     width, height = (_SIDES[word % len(_SIDES)] for word in words[:2])
     height += width == height
     x = np.empty((height, width, 3), np.int64)
-    x[:] = [word % 100 for word in words[2:5]]
+    x[:] = [word % 40 for word in words[2:5]]
+    ink = np.array([156 + word % 100 for word in words[5:8]])
     cell = min(width, height) // _CELLS
     places = [(row, column) for row in range(height // cell) for column in range(width // cell)]
     for i, (row, column) in enumerate(places):
-        which, size, right, down, *ink = words[_HEAD + i * _WORDS :][:7]
-        side = cell - size % (cell // 4 + 1)
+        which, size, right, down = words[_HEAD + i * _WORDS :][:_WORDS]
+        side = cell - size % (cell // 7 + 1)
         glyph = Image.fromarray(digits[which % len(digits)]).resize((side, side), Image.Resampling.BILINEAR)
         top, left = row * cell + down % (cell - side + 1), column * cell + right % (cell - side + 1)
         place = x[top : top + side, left : left + side]
-        place += ([156 + word % 100 for word in ink] - place) * np.asarray(glyph, np.int64)[..., None] // 255
+        place += (ink - place) * np.asarray(glyph, np.int64)[..., None] // 255
     noise = raw[-_NOISE_WORDS:].astype("<u8").view(np.uint8).astype(np.int64)
     plus, minus = noise[: x.size].reshape(x.shape), noise[x.size : 2 * x.size].reshape(x.shape)
     return (x + (plus - minus) * _NOISE // 255).clip(0, 255).astype(np.uint8)

@@ -81,7 +81,7 @@ def transformed_kd(z_s: Logits, z_t: Logits, y: Tensor, *, tau: float = 4.0, kee
     return soft_kl(z_s, z_t, tau_s=tau, tau_t=tau, scale=tau**2 * weight / weight.mean().clamp_min(1 / len(weight)))
 
 
-def similarity_kl(a_s: Tensor, a_t: Tensor, *, tau: float = 0.5, keep_wrong: float = 0.75) -> Scalar:
+def sskd(a_s: Tensor, a_t: Tensor, *, tau: float = 0.5, keep_wrong: float = 0.75) -> Scalar:
     r"""The student answers the self-supervised task as the teacher does, right or slightly wrong.
 
     .. math:: \frac{\tau^2}{|K|} \sum_{i \in K} \mathrm{KL}(\mathrm{softmax}(A^t_i / \tau) \,\|\, \mathrm{softmax}(A^s_i / \tau))

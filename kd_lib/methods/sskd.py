@@ -15,7 +15,7 @@ class SSKD(Method):
 
     .. math:: L = w_{ce} CE + w_{kd} L_{kd} + w_{tf} L_{transformed} + w_{ss} L_{similarity}
 
-    The first two on the images as they are; `losses.transformed_kd` on three turned views of each; `losses.similarity_kl` on the
+    The first two on the images as they are; `losses.transformed_kd` on three turned views of each; `losses.sskd` on the
     cosines between views and images, through a head of two layers on either embedding. The teacher's head is trained first, in
     `setup_epochs`, by `losses.contrastive_prediction` on the unmoved teacher, and then stays as it is.
 
@@ -85,7 +85,7 @@ class SSKD(Method):
         transformed = losses.transformed_kd(
             z_s[b:], z_t[b:], y[b:], tau=self.transformed_tau, keep_wrong=self.keep_transformed
         )
-        similarity = losses.similarity_kl(a_s, a_t, tau=self.similarity_tau, keep_wrong=self.keep_similarity)
+        similarity = losses.sskd(a_s, a_t, tau=self.similarity_tau, keep_wrong=self.keep_similarity)
         return {
             "ce": self.ce_weight * F.cross_entropy(z_s[:b], y[:b]),
             "kd": self.kd_weight * losses.kd(z_s[:b], z_t[:b], tau=self.tau),
