@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) != 0
+    assert process.wait(timeout=60) != 0  # a loaded machine takes its time to end interpreters
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
 
