@@ -254,6 +254,11 @@ def published(committed: dict, executed: dict, seconds: float) -> dict:
     return result
 
 
+def expected_seconds(notebook: dict) -> int:
+    """What its execution took when it was published, once its runs were there; 0 where nobody knows."""
+    return notebook["metadata"].get("kd", {}).get("seconds", 0)
+
+
 def _machine_path(outputs: list[dict]) -> str | None:
     """The first path of this machine in any text of the outputs."""
     places = {

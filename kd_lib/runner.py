@@ -173,8 +173,8 @@ def _numbered(only: str, names: list[str]) -> list[str]:
 
 def _print_list(selection: list[Selected], on_request: list[str]) -> None:
     for one in selection:
-        seconds = one.notebook["metadata"].get("kd", {}).get("seconds")
-        cost = "" if seconds is None else f"  [{seconds} s at demo scale, once its runs are there]"
+        seconds = files.expected_seconds(one.notebook)
+        cost = f"  [{seconds} s at demo scale, once its runs are there]" if seconds else ""
         when = "  [on request: --only or --all]" if one.name in on_request else ""
         print(f"{one.name[:2]}  {files.question(one.notebook)}{cost}{when}")
         for name, value in one.values.items():
@@ -225,6 +225,7 @@ def _run(selection: list[Selected], arguments: argparse.Namespace) -> int:
         return FAILED
     blocked = _train(runs, arguments.jobs)
     ready = [one for one in selection if one.name not in blocked]
+    ready.sort(key=lambda one: -files.expected_seconds(one.notebook))  # so that no long one is left alone at the end
     tasks = [Task(one.name, files.with_parameters(one.notebook, one.changed), _output(one)) for one in ready]
     results = execute_all(tasks, directory=selection[0].path.parent, jobs=arguments.jobs or _cores())
     failures = blocked | {result.name: result.failure for result in results if result.failure}
