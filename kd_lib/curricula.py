@@ -157,7 +157,9 @@ def _along_the_route(run: Run, parts: Sequence[Run]) -> Run:
     for part, epoch in zip(parts, _equal_parts(teacher.epochs, len(parts)), strict=True):
         # the last anchor is the trained teacher itself, which other runs share
         anchor = teacher if epoch == teacher.epochs else teacher.replace(stop_after=epoch)
-        last = part.replace(teacher=anchor, start_from=last)
+        # the layers that it took over from its teacher, if any, are in the weights of its first part
+        begun = {"start_from": last, "student_layers": None} if last else {}
+        last = part.replace(teacher=anchor, **begun)
     return last
 
 

@@ -278,7 +278,7 @@ def _shares(run: Run) -> tuple | None:
     if not dataset.augmented and not run.method_type.needs_live_teacher():
         return None
     same = (run.teacher.key, run.data, repr(run.data_settings), run.split, run.seed, run.batch_size, run.precision)
-    # a transformer that gives its scores away rounds in another way than one that does not
+    # on a GPU a transformer that gives its scores away rounds in another way than one that does not
     return (*same, run.method_type.needs_attentions)
 
 

@@ -1,7 +1,7 @@
 """Curricula: what each chain consists of. Nothing trains here."""
 
 import pytest
-from tiny import TEACHER, student
+from tiny import TEACHER, student, text_student
 
 from kd_lib import curricula, plan, train
 from kd_lib.config import Run
@@ -113,6 +113,13 @@ def test_rco_with_one_anchor_is_plain_distillation():
     run = student()
     assert curricula.rco_eei(run, anchors=1).key == run.key
     assert curricula.rco(PAPER, anchors=1) == PAPER
+
+
+def test_a_route_begins_with_the_teachers_layers_once():
+    run = text_student(student_layers="first")
+    first, second = curricula.chain(curricula.rco_eei(run, anchors=2))
+    assert (first.student_layers, first.start_from, first.teacher.stop_after) == ("first", None, 1)
+    assert (second.student_layers, second.start_from, second.teacher) == (None, first, run.teacher)
 
 
 def test_sftn_retrains_the_teacher_for_the_student():
