@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     speed = commands.add_parser("benchmark", help="images a second of a distillation step: a plain loop against ours")
     speed.add_argument("--student", default="resnet20")
     speed.add_argument("--teacher", default="resnet56")
-    speed.add_argument("--threads", type=int, default=0, help="default: one a core")
+    speed.add_argument("--cores", type=int, default=0, help="default: all")
     speed.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args(argv)
     return {"run": _run, "verify": _verify, "doctor": _doctor, "benchmark": _benchmark}[arguments.command](arguments)
@@ -112,8 +112,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from kd_lib.benchmark import throughput
     from kd_lib.plan import default_jobs
 
-    threads = arguments.threads or default_jobs()
-    rates = throughput(student=arguments.student, teacher=arguments.teacher, rounds=arguments.rounds, threads=threads)
+    cores = arguments.cores or default_jobs()
+    rates = throughput(student=arguments.student, teacher=arguments.teacher, rounds=arguments.rounds, cores=cores)
     for name, value in rates.items():
         unit = "times" if "/" in name else "of a lone one's time" if name == "further student" else "images/s"
         print(f"{name:16} {value:8.{0 if unit == 'images/s' else 2}f} {unit}")

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -230,6 +231,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "cifar100": {},
     "svhn": {},
     "word_language": WORDS,
+    "glue": GLUE,
     "imagenet": IMAGENET,
     "pictures": IMAGENET,
     "jpegs": {"epochs": 8, "batch_size": 32, "lr": 0.1, "schedule": "one_cycle"},
@@ -244,6 +246,6 @@ def protocol(data: str, **changes: Any) -> dict[str, Any]:
     """
     return {
         "data": data,
-        **PROTOCOLS.get(data.partition(":")[0], {}),
+        **PROTOCOLS.get(re.split("[:/]", data)[0], {}),
         **{k: v for k, v in changes.items() if v is not None},
     }

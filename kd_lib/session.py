@@ -52,7 +52,7 @@ class Session:
             groups.append({"params": theirs, "peak": self.run.lr if self.teacher.lr is None else self.teacher.lr})
         decay = self.run.weight_decay
         if self.run.optimiser == "adamw":
-            self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=decay, foreach=True)
+            self.optimiser = torch.optim.AdamW(groups, lr=0.0, weight_decay=decay, fused=True)
         else:
             self.optimiser = torch.optim.SGD(
                 groups, lr=0.0, momentum=self.run.momentum, weight_decay=decay, foreach=True

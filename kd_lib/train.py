@@ -117,7 +117,7 @@ def _train_epoch(sessions: Sequence[Session]) -> list[tuple[Session, dict[str, f
     """The sessions that came through it, with their means; a session that did not keeps its error."""
     run, data, epoch, device = sessions[0].run, sessions[0].data, sessions[0].epoch, sessions[0].device
     order = epoch_order(len(data.train_y), seed=run.seed, epoch=epoch).to(device)
-    batches = [part for part in order.split(run.batch_size) if len(part) > 1]  # batch norm needs two samples
+    batches = data.batches(order, run.batch_size)
     inputs = data.training_inputs(batches, seed=run.seed, epoch=epoch, shard=sessions[0].group.shard)
     tallies = [Tally(session) for session in sessions]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -94,6 +94,8 @@ def test_the_default_is_the_papers_protocol():
     assert [round(m * run.epochs) for m in run.milestones] == [150, 180, 210]
     assert protocol("digits100", epochs=3, lr=None)["epochs"] == 3
     assert protocol("digits100", lr=None)["lr"] == 0.2
+    assert protocol("pictures:some/folder")["epochs"] == 100
+    assert {"optimiser": "adamw", "schedule": "linear", "lr": 3e-5}.items() <= protocol("glue/rte").items()
 
 
 def test_epochs_that_are_trained():

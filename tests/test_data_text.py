@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from kd_lib.data import cache
+from kd_lib.data.batches import epoch_order
 from kd_lib.data.dataset import Shard
-from kd_lib.data.text import TextData, lengths, text_data
+from kd_lib.data.text import WINDOW, TextData, lengths, text_data
 
 PAD = 2
 TOKENS = ("[CLS]", "[SEP]", "[PAD]", *"abcdefg")
@@ -114,6 +115,32 @@ def test_the_order_of_batches_is_the_callers(texts):
     other = list(texts.training_inputs([torch.tensor([5, 3, 9])], seed=7, epoch=4))
     assert torch.equal(one[0], other[0])
     assert one[0].tolist() == _cut(texts.train_x[[5, 3, 9]].tolist())
+
+
+def test_batches_hold_texts_of_like_length():
+    n, size = 1000, 10
+    texts = _make(train=(_rows(n, 9, 0), np.arange(n) % 2))
+    order = epoch_order(n, seed=0, epoch=0)
+    batches = texts.batches(order, size)
+    assert sorted(torch.cat(batches).tolist()) == list(range(n))
+    assert {len(batch) for batch in batches} == {size}
+    windows = [torch.cat(batches[:WINDOW]), torch.cat(batches[WINDOW:])]
+    for window, drawn in zip(windows, order.split(WINDOW * size), strict=True):
+        assert sorted(window.tolist()) == sorted(drawn.tolist()), "nothing moves from one window to another"
+    found = lengths(texts.train_x, PAD)
+    spread = [int(found[batch].max() - found[batch].min()) for batch in batches]
+    assert max(spread) <= 2 and sum(spread) < len(batches) / 2
+    widths = [int(found[batch].max()) for batch in batches]
+    assert widths != sorted(widths) and len(set(widths[:20])) > 4, "short and long ones take turns"
+
+
+def test_batches_follow_the_order_and_leave_no_text_alone(texts):
+    first, second = (texts.batches(epoch_order(40, seed=0, epoch=e), 13) for e in (0, 1))
+    assert [len(batch) for batch in first] != [] and sum(len(batch) for batch in first) == 39
+    assert all(len(batch) == 13 for batch in first)
+    again = texts.batches(epoch_order(40, seed=0, epoch=0), 13)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_pieces_are_the_tokens_without_padding():

@@ -73,6 +73,14 @@ class Dataset(ABC):
     def augmented(self) -> bool:
         """Whether a training sample differs from epoch to epoch, so that a teacher's answer cannot be remembered."""
 
+    def batches(self, order: Tensor, batch_size: int) -> list[Tensor]:
+        """One epoch's batches, as positions in the training part; a last batch of one is left out, batch norm needs two.
+
+        Args:
+            order: [N], every position once, shuffled.
+        """
+        return [part for part in order.split(batch_size) if len(part) > 1]
+
     @abstractmethod
     def training_inputs(
         self, batches: Sequence[Tensor], *, seed: int, epoch: int, shard: Shard = WHOLE

@@ -19,6 +19,7 @@ TextPart = tuple[NDArray[np.integer], NDArray[np.number]]  # token ids [N, L] an
 Posteriors = tuple[NDArray[np.floating], NDArray[np.floating]]  # of train and of test, [N, C]
 
 NO_SEPARATOR = -1
+WINDOW = 64  # batches that are sorted by length together
 _POSTERIORS = ("train_posterior", "test_posterior")
 
 
@@ -80,6 +81,18 @@ class TextData(Dataset):
         """The tokens of one text, without padding, for people."""
         row = self._x(part)[position].tolist()
         return [self.tokens[token] for token in row if token != self.pad]
+
+    def batches(self, order: Tensor, batch_size: int) -> list[Tensor]:
+        """Texts of like length together, so that little of a batch is padding: each `WINDOW` batches of the order are sorted by
+        length, cut anew, and shuffled.
+        """
+        found = []
+        for window in order.split(WINDOW * batch_size):
+            parts = self._train_lengths[window].argsort(stable=True).split(batch_size)
+            # shuffled by the first place that one of its texts had in the order
+            turns = torch.stack([places.min() for places in parts]).argsort().tolist()
+            found += [window[parts[i]] for i in turns if len(parts[i]) > 1]
+        return found
 
     def training_inputs(
         self, batches: Sequence[Tensor], *, seed: int, epoch: int, shard: Shard = WHOLE
