@@ -224,13 +224,14 @@ def stale(notebook: dict) -> list[str]:
     return reasons
 
 
-def published(committed: dict, executed: dict, seconds: float) -> dict:
-    """The committed notebook with the outputs of its execution at scale demo, and nothing else of it.
+def published(committed: dict, executed: dict, seconds: float, scale: str = "demo") -> dict:
+    """The committed notebook with the outputs of its execution, and nothing else of it.
 
     Args:
-        committed: the notebook with the code.
-        executed: the same after papermill, with all parameters at their defaults.
+        committed: the notebook with the code, and with the cell that sets the parameters where they are not the defaults.
+        executed: the same after papermill.
         seconds: what the execution took.
+        scale: of the execution.
     Returns:
         A notebook without times and papermill's metadata, numbered from 1; `metadata.kd` ties outputs to code.
     Raises:
@@ -250,7 +251,7 @@ def published(committed: dict, executed: dict, seconds: float) -> dict:
         for output in cell["outputs"]:
             if output["output_type"] == "execute_result":
                 output["execution_count"] = number
-    result["metadata"]["kd"] = {"scale": "demo", "seconds": round(seconds), "source": source_hash(committed)}
+    result["metadata"]["kd"] = {"scale": scale, "seconds": round(seconds), "source": source_hash(committed)}
     return result
 
 

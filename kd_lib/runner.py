@@ -111,7 +111,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--dry-run", action="store_true", help="what would be trained and executed, with the estimated cost"
     )
     parser.add_argument(
-        "--publish", action="store_true", help="copy the executed demo notebooks, with outputs, over the notebooks"
+        "--publish",
+        action="store_true",
+        help="copy the executed notebooks, with outputs: those of demo over the notebooks, others to notebooks/SCALE/",
     )
     options = [option for action in parser._actions for option in action.option_strings]
     arguments, rest = parser.parse_known_args(argv)
@@ -121,8 +123,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise unknown("scale", arguments.scale, SCALES)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"--jobs expects at least 1, got {arguments.jobs}")
-    if arguments.publish and (arguments.scale != "demo" or arguments.set):
-        raise ValueError("--publish is for scale demo with its own parameters: leave out --scale and -p")
+    if arguments.publish and (arguments.scale == "smoke" or (arguments.scale == "demo" and arguments.set)):
+        raise ValueError("--publish is for scale demo with its own parameters, and for short and paper: leave out -p")
     return arguments
 
 
@@ -151,7 +153,7 @@ def _select(folder: Path, arguments: argparse.Namespace) -> list[Selected]:
     values = with_overrides({name: values[name] for name in names}, parameters, arguments.set)
     selection = [Selected(found[name], contents[name], parameters[name], values[name]) for name in names]
     for one in selection:
-        if arguments.publish and one.changed:
+        if arguments.publish and arguments.scale == "demo" and one.changed:
             raise ValueError(f"scale demo is what {one.name} declares, but scales.yaml sets {one.changed}")
     return selection
 
@@ -233,7 +235,7 @@ def _run(selection: list[Selected], arguments: argparse.Namespace) -> int:
     _say_left_out(arguments)
     if failures:
         return FAILED
-    return _publish(selection, results) if arguments.publish else FINE
+    return _publish(selection, results, arguments.scale) if arguments.publish else FINE
 
 
 def _train(runs: "dict[str, list[Run]]", jobs: int | None) -> dict[str, str]:
@@ -288,17 +290,23 @@ def _say_left_out(arguments: argparse.Namespace) -> None:
         print(f"Left out, because they train longer: {', '.join(arguments.left_out)}. To run them: --only {numbers}")
 
 
-def _publish(selection: list[Selected], results: "list[Result]") -> int:
-    """Puts outputs into the notebooks of the checkout: all of them, or none where one is not fit to be committed."""
+def _publish(selection: list[Selected], results: "list[Result]", scale: str) -> int:
+    """Puts outputs where they are committed: all of them, or none where one is not fit to be.
+
+    Those of demo go into the notebooks themselves, those of other scales into copies in a folder of the scale's name.
+    """
+    folder = selection[0].path.parent if scale == "demo" else selection[0].path.parent / scale
     seconds = {result.name: result.seconds for result in results}
     ready = {}
     for one in selection:
         try:
-            ready[one.path] = files.published(files.read(one.path), files.read(_output(one)), seconds[one.name])
+            code = files.with_parameters(files.read(one.path), one.changed)
+            ready[folder / one.path.name] = files.published(code, files.read(_output(one)), seconds[one.name], scale)
         except ValueError as error:
             print(f"nothing is published: {one.name}, {error}", file=sys.stderr)
             return FAILED
+    folder.mkdir(exist_ok=True)
     for path, notebook in ready.items():
         files.write(path, notebook)
-    print(f"published {len(ready)} to {_shown(selection[0].path.parent)}")
+    print(f"published {len(ready)} to {_shown(folder)}")
     return FINE

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,9 @@ def test_all_notebooks_run_at_smoke_scale(tmp_path):
         [*command, "--dry-run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert "to train: 0" in plan.stdout
+
+
+def test_the_readme_shows_and_links_what_is_there():
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert len(targets) > 20 and missing == []

@@ -556,6 +556,20 @@ def test_publishing_puts_outputs_beside_the_code_and_nothing_else(folder, capsys
     assert again == after
 
 
+def test_other_scales_are_published_beside_the_notebooks(folder, capsys):
+    path = write_notebook(folder, "01_a", ("parameters", f"{DEMO}\nepochs = 3"), ("", "print(scale, epochs * 2)"))
+    (folder / "scales.yaml").write_text("demo: {}\nshort: {all: {epochs: 5}}")
+    before = path.read_bytes()
+    assert main(["--publish", "--scale", "short"], notebooks=folder) == 0
+    assert path.read_bytes() == before
+    copy = notebooks.read(folder / "short" / "01_a.ipynb")
+    assert copy["metadata"]["kd"]["scale"] == "short" and copy["metadata"]["kd"]["source"] == source_hash(copy)
+    assert copy["cells"][-1]["outputs"][0]["text"] == ["short 10\n"]
+    assert notebooks.source(copy["cells"][1]) == "scale = 'short'\nepochs = 5"
+    assert main(["--list"], notebooks=folder) == 0
+    assert capsys.readouterr().out.count("01 ") == 1, "a copy is no notebook of its own"
+
+
 def test_nothing_is_published_where_one_notebook_fails_or_shows_this_machine(folder, capsys):
     paths = [write_notebook(folder, "01_a", ("parameters", DEMO), ("", "print(1)"))]
     paths += [write_notebook(folder, "02_b", ("parameters", DEMO), ("", "import sys\nprint(sys.prefix)"))]
