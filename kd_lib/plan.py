@@ -24,6 +24,7 @@ from kd_lib.progress import Progress, clock
 from kd_lib.runs import Result
 
 POLL_SECONDS = 0.5
+ENOUGH = 30  # finished runs of a data set that say how fast this machine is
 SIDE_BY_SIDE = 8  # students of one teacher in a process, at most: each keeps its own activations in memory
 
 
@@ -79,8 +80,8 @@ def plan(wanted: Iterable) -> list[Step]:
 
     for run in flatten(wanted):
         visit(run)
-    pace = _pace()
-    return [_step(run, pace) for run in ordered.values()]
+    paces = _paces({run.data for run in ordered.values()})
+    return [_step(run, paces[run.data]) for run in ordered.values()]
 
 
 def _step(run: Run, pace: float) -> Step:
@@ -103,7 +104,7 @@ def _shape_cost(network: str, sizes: tuple[tuple[str, int], ...], shape: tuple[i
 
 
 def work_units(run: Run) -> float:
-    """Work of a run, in seconds of a core of 2026: 100 billion multiply-adds a second (bf16) and 75 microseconds a layer call.
+    """Work of a run, in seconds of a core of 2026: 65 billion multiply-adds a second (bf16) and 115 microseconds a layer call.
 
     Only ratios matter: `plan` scales it by what finished runs took here.
     """
@@ -112,7 +113,7 @@ def work_units(run: Run) -> float:
 
     def seconds(network: str, passes: float) -> float:
         macs, layers, _ = _shape_cost(network, tuple(dataset.sizes.items()), dataset.input_shape)
-        return passes * (macs * n / 100e9 + layers * 75e-6 * n / run.batch_size)
+        return passes * (macs * n / 65e9 + layers * 115e-6 * n / run.batch_size)
 
     student = seconds(run.network, 3.0) + seconds(run.network, 1.0) * len(dataset.test_y) / n
     beside = sum(seconds(peer, 3.0) for peer in run.peers)
@@ -123,17 +124,21 @@ def work_units(run: Run) -> float:
     return run.total_epochs * run.method_type.views * (student + beside)
 
 
-def _pace() -> float:
-    """Seconds a work unit took in the runs that are in the store; 1 where there are none."""
-    ratios = []
-    for folder in sorted((store_root() / "done").glob("*"))[:50]:
+def _paces(names: set[str]) -> dict[str, float]:
+    """Seconds that a work unit took in the store's runs of each data set; those of the others where it has none, 1 without any."""
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    for folder in sorted((store_root() / "done").glob("*")):
         try:
-            run = Run.model_validate_json((folder / "config.json").read_text())
+            text = (folder / "config.json").read_text()
+            known = ratios.get(json.loads(text)["data"])
+            if known is None or len(known) == ENOUGH:  # not to load data that nobody asked for
+                continue
             log = (folder / "metrics.jsonl").read_text().splitlines()
-            ratios.append(sum(json.loads(line)["seconds"] for line in log) / work_units(run))
+            known.append(sum(json.loads(line)["seconds"] for line in log) / work_units(Run.model_validate_json(text)))
         except (OSError, ValueError, KeyError):
             continue  # a damaged run is somebody else's business: `ensure` and `verify` name it
-    return median(ratios) if ratios else 1.0
+    every = list(chain(*ratios.values()))
+    return {name: median(known or every or [1.0]) for name, known in ratios.items()}
 
 
 def _megabytes(run: Run) -> float:

@@ -1,5 +1,6 @@
 """Many runs: order, state, estimates, parallel training, and what happens when one fails or dies."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from tiny import TEACHER, student
+from tiny import TEACHER, student, text_student
 
 from kd_lib import plan, runs
 from kd_lib.plan import RunFailed, describe, ensure, execute, flatten
@@ -46,6 +47,19 @@ def test_estimates_follow_the_work():
     }
     assert seconds["long"] == pytest.approx(2 * seconds["kd"])
     assert seconds["ft"] > seconds["kd"] + 0.5 * seconds["teacher"]
+
+
+def test_estimates_follow_what_runs_of_the_same_data_took_here(tmp_path):
+    wanted = [student("kd"), text_student()]
+    before = {step.key: step.seconds for step in plan.plan(wanted)}
+    assert before[wanted[0].key] == plan.work_units(wanted[0])
+    runs.ensure(TEACHER)
+    log = tmp_path / "done" / TEACHER.key / "metrics.jsonl"
+    rows = [json.loads(line) | {"seconds": 3 * plan.work_units(TEACHER) / 2} for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))  # two epochs: three times as slow as expected
+    after = {step.key: step.seconds for step in plan.plan(wanted)}
+    assert [after[run.key] / before[run.key] for run in wanted] == pytest.approx([3, 3])
+    assert plan.plan([text_student()])[-1].seconds == before[wanted[1].key], "nobody asked for images"
 
 
 def test_results_come_in_the_order_asked_for_and_then_from_the_store():
