@@ -120,7 +120,9 @@ def test_a_killed_worker_is_reported_and_the_next_call_goes_on():
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path):
     run = student("kd", epochs=4000)
-    script = "import sys; from kd_lib import plan; from kd_lib.config import Run\n"
+    script = "import signal, sys; from kd_lib import plan; from kd_lib.config import Run\n"
+    # a shell that started the tests in the background told them to ignore it
+    script += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     script += "if __name__ == '__main__': plan.execute([Run.model_validate_json(sys.argv[1])], jobs=2)"
     path = tmp_path / "main.py"
     path.write_text(script)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from kd_lib.claims.claim import Claim, by
 from kd_lib.claims.compare import Comparison, against, trend
+from kd_lib.claims.measures import when
 from kd_lib.claims.printed import cells, over_kd, read
 from kd_lib.claims.readings import Missing, Reading, slope_interval
 from kd_lib.config import Run
@@ -88,7 +89,7 @@ def _swept(name: str, *others: str):
 
 
 def _more_classes(run: Run, parameters: Mapping[str, Any]) -> bool:
-    return run.method in ("kd", "pesf_kd") and not run.settings
+    return run.method in ("kd", "pesf_kd") and not run.settings and when(run) == "usual"
 
 
 CLAIMS = (
