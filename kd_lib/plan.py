@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -245,6 +246,9 @@ def _together(steps: list[Step], group: Group, device: str) -> None:
 
 
 def _start_worker(threads: int, parent: int) -> None:
+    # Ctrl-C in a terminal reaches this process too; a worker that is ended while it reports its own KeyboardInterrupt leaves half a
+    # message, for which the pool would wait for ever
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 
     def leave_with_parent() -> None:

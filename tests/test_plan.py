@@ -118,7 +118,8 @@ def test_a_killed_worker_is_reported_and_the_next_call_goes_on():
     assert (runs.store_root() / "work" / run.key).exists()
 
 
-def test_ctrl_c_leaves_no_process_behind(tmp_path):
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to the process", "to its group, as a terminal does"])
+def test_ctrl_c_leaves_no_process_behind(tmp_path, send):
     run = student("kd", epochs=4000)
     script = "import signal, sys; from kd_lib import plan; from kd_lib.config import Run\n"
     # a shell that started the tests in the background told them to ignore it
@@ -127,14 +128,14 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
     path = tmp_path / "main.py"
     path.write_text(script)
     process = subprocess.Popen(
-        [sys.executable, str(path), run.model_dump_json()], stderr=subprocess.PIPE, env={**os.environ}
+        [sys.executable, str(path), run.model_dump_json()], stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "work" / run.key / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
-    process.send_signal(signal.SIGINT)
+    send(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0  # a loaded machine takes its time to end interpreters
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
