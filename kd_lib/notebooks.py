@@ -1,7 +1,7 @@
 """Notebook files as plain dicts: their cells, the runs they declare, whether they were executed, the form to commit.
 
-Code cell n is the n-th cell with code, as `In [n]` after an execution from top to bottom; an injected cell does not
-count.
+Code cell n is the n-th cell with code, as `In [n]` after an execution from top to bottom; an injected cell counts in a
+published copy only.
 """
 
 import copy
@@ -90,8 +90,11 @@ def first_line(cell: dict, width: int = 60) -> str:
 
 def code_cells(notebook: dict) -> list[dict]:
     """The cells that hold code, without the one that papermill's parameters were injected in."""
-    cells = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    return [cell for cell in cells if source(cell).strip() and INJECTED not in tags(cell)]
+    return [cell for cell in _executable(notebook) if INJECTED not in tags(cell)]
+
+
+def _executable(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and source(cell).strip()]
 
 
 def tagged(notebook: dict, tag: str) -> dict | None:
@@ -243,7 +246,7 @@ def published(committed: dict, executed: dict, seconds: float, scale: str = "dem
     for cell in result["cells"]:
         if cell["cell_type"] == "code":
             cell |= {"execution_count": None, "outputs": []}
-    for number, (cell, done) in enumerate(zip(code_cells(result), code_cells(executed), strict=True), 1):
+    for number, (cell, done) in enumerate(zip(_executable(result), _executable(executed), strict=True), 1):
         path = _machine_path(done["outputs"])
         if path:
             raise ValueError(str(CellProblem(number, first_line(cell), f"its output holds the machine's path {path}")))

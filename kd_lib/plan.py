@@ -7,12 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from queue import Empty, SimpleQueue
 from statistics import median
 
 import torch
@@ -295,7 +294,6 @@ def _drive(steps: list[Step], executor: Executor, device: str, jobs: int | None 
     spread, jobs = jobs or len(steps), jobs or 1  # nobody knows how many workers another executor has
     waiting = {step.key: step for step in steps}
     running: dict[Future, list[Step]] = {}
-    ended: SimpleQueue[Future] = SimpleQueue()
     failed: dict[str, str] = {}
     finished: list[Step] = []
     progress, began = Progress(), time.monotonic()
@@ -311,10 +309,9 @@ def _drive(steps: list[Step], executor: Executor, device: str, jobs: int | None 
             else:
                 free.append(step)
         for unit in _units(free, spread - len(running)):
-            future = executor.submit(_train_unit, [step.run.model_dump_json() for step in unit], device)
-            running[future] = unit
-            future.add_done_callback(ended.put)
-        for future in _within(POLL_SECONDS, ended):
+            running[executor.submit(_train_unit, [step.run.model_dump_json() for step in unit], device)] = unit
+        done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
             unit = running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
@@ -329,18 +326,6 @@ def _drive(steps: list[Step], executor: Executor, device: str, jobs: int | None 
         progress.show(_line(steps, finished, [*chain(*running.values())], began, jobs), last=not (waiting or running))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(steps)} runs did not finish:\n" + "\n".join(failed.values()))
-
-
-def _within(seconds: float, ended: SimpleQueue[Future]) -> list[Future]:
-    """The futures that have ended, waiting for the first.
-
-    `concurrent.futures.wait` takes each future's lock in Python code, and Ctrl-C there would leave it locked for ever.
-    """
-    try:
-        first = ended.get(timeout=seconds)
-    except Empty:
-        return []
-    return [first, *(ended.get() for _ in range(ended.qsize()))]
 
 
 def _time_to_last(steps: list[Step]) -> dict[str, float]:

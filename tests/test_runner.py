@@ -566,6 +566,7 @@ def test_other_scales_are_published_beside_the_notebooks(folder, capsys):
     assert copy["metadata"]["kd"]["scale"] == "short" and copy["metadata"]["kd"]["source"] == source_hash(copy)
     assert copy["cells"][-1]["outputs"][0]["text"] == ["short 10\n"]
     assert notebooks.source(copy["cells"][1]) == "scale = 'short'\nepochs = 5"
+    assert [cell["execution_count"] for cell in copy["cells"]] == [1, 2, 3]
     assert main(["--list"], notebooks=folder) == 0
     assert capsys.readouterr().out.count("01 ") == 1, "a copy is no notebook of its own"
 
