@@ -4,7 +4,6 @@ A finished run is the folder `done/KEY` of the store: config.json, metrics.jsonl
 outputs.safetensors (test logits and embeddings of student and, where it moved, teacher) and manifest.json.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -15,12 +14,11 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import safetensors
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from kd_lib import data, hardware, models, parallel, store
+from kd_lib import checkpoint, data, hardware, models, parallel, store
+from kd_lib.checkpoint import packed
 from kd_lib.config import Run
 from kd_lib.data import Dataset
 from kd_lib.methods import Method
@@ -203,7 +201,7 @@ def ensure_side_by_side(wanted: Sequence[Run], *, device: str = "auto") -> list[
 def _train(wanted: Sequence[Run], device: str, on_epoch: OnEpoch | None, group: Group) -> list[Result]:
     sessions = [_open(run, device, group) for run in wanted]
     for session in sessions:
-        _resume(session, _work(session.run))
+        checkpoint.resume(session, _work(session.run))
     share_teacher(sessions)
     results = {}
     saved = dict.fromkeys((run.key for run in wanted), time.monotonic())
@@ -215,7 +213,7 @@ def _train(wanted: Sequence[Run], device: str, on_epoch: OnEpoch | None, group: 
         if session.epoch == run.total_epochs:
             results[run.key] = _finish(session)
         elif group.first and time.monotonic() - saved[run.key] > CHECKPOINT_SECONDS:
-            _save_checkpoint(session, _work(run))
+            checkpoint.save(session, _work(run))
             saved[run.key] = time.monotonic()
         if group.first and on_epoch is not None:
             on_epoch(row)
@@ -284,8 +282,8 @@ def _files(session: Session, outputs: dict[str, Tensor]) -> dict[str, bytes]:
     return {
         "config.json": session.run.model_dump_json(indent=1).encode(),
         "metrics.jsonl": "".join(json.dumps(row) + "\n" for row in session.log).encode(),
-        "weights.safetensors": save(_packed(_weights(session))),
-        "outputs.safetensors": save(_packed(outputs)),
+        "weights.safetensors": save(packed(_weights(session))),
+        "outputs.safetensors": save(packed(outputs)),
     }
 
 
@@ -293,60 +291,3 @@ def _weights(session: Session) -> dict[str, Tensor]:
     """All but the method's buffers (memories, its layers' running statistics): of use for going on, and of none afterwards."""
     forgotten = {f"method.{name}" for name, _ in session.method.named_buffers()}
     return {name: tensor for name, tensor in session.parts.state_dict().items() if name not in forgotten}
-
-
-def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _parameters(session: Session) -> list[nn.Parameter]:
-    return [p for group in session.optimiser.param_groups for p in group["params"]]
-
-
-def _save_checkpoint(session: Session, work: Path) -> None:
-    """One file that holds everything, its own hash in its name."""
-    tensors = {f"parts.{name}": tensor for name, tensor in session.parts.state_dict().items()}
-    for i, parameter in enumerate(_parameters(session)):
-        for name, tensor in session.optimiser.state[parameter].items():
-            if tensor is not None:
-                tensors[f"optimiser.{i}.{name}"] = tensor
-    content = save(_packed(tensors), metadata={"log": json.dumps(session.log)})
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    older = list(work.glob("checkpoint-*"))
-    store.write_atomic(work / f"checkpoint-{session.epoch:06d}-{digest}.safetensors", content)
-    for path in older:
-        path.unlink()
-
-
-def _resume(session: Session, work: Path) -> None:
-    """Go on from the newest checkpoint whose hash is right, if there is one."""
-    newest = session.group.once(lambda: _newest_checkpoint(work))
-    if newest is not None:
-        _restore(session, newest)
-    if session.group.first:
-        lines = "".join(json.dumps(row) + "\n" for row in session.log)
-        store.write_atomic(work / "metrics.jsonl", lines.encode())
-
-
-def _newest_checkpoint(work: Path) -> Path | None:
-    for path in sorted(work.glob("checkpoint-*.safetensors"), reverse=True):
-        if store.file_hash(path)[:16] == path.stem.rpartition("-")[2]:
-            return path
-    return None
-
-
-def _restore(session: Session, path: Path) -> None:
-    with safetensors.safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-        session.log = json.loads(file.metadata()["log"])
-    session.parts.load_state_dict(
-        {name.removeprefix("parts."): tensor for name, tensor in tensors.items() if name.startswith("parts.")}
-    )
-    for i, parameter in enumerate(_parameters(session)):
-        prefix = f"optimiser.{i}."
-        for name in [n for n in tensors if n.startswith(prefix)]:
-            # in the parameter's own memory order: another order takes another code path, which may round differently
-            state = tensors[name]
-            if state.shape == parameter.shape:
-                state = torch.empty_like(parameter, requires_grad=False).copy_(state)
-            session.optimiser.state[parameter][name.removeprefix(prefix)] = state

@@ -24,6 +24,7 @@ from torch import nn
 
 from kd_lib import parallel, plan, runs
 from kd_lib.__main__ import main
+from kd_lib.checkpoint import packed
 from kd_lib.config import Run
 from kd_lib.data.dataset import Shard
 from kd_lib.methods import METHODS
@@ -226,7 +227,7 @@ def together(folder: Path) -> None:
     for run in WITH_BATCH_NORM:
         session = runs._open(run, "cpu", group)
         list(train(session))
-        save_file(runs._packed(session.parts.state_dict()), folder / f"{run.key}-{group.shard.rank}.safetensors")
+        save_file(packed(session.parts.state_dict()), folder / f"{run.key}-{group.shard.rank}.safetensors")
     said["refused"] = main(["run", student("sp", teacher=TEACHER.replace(seed=9)).model_dump_json(), "--device", "cpu"])
     for name, fail in FAILURES.items():
         try:

@@ -14,6 +14,7 @@ import pytest
 from tiny import TEACHER, student, text_student
 
 from kd_lib import plan, runs
+from kd_lib.estimate import work_units
 from kd_lib.plan import RunFailed, describe, ensure, execute, flatten
 from kd_lib.progress import Progress, clock
 
@@ -37,7 +38,7 @@ def test_a_plan_holds_every_run_once_and_teachers_first():
 
 def test_estimates_follow_the_work():
     seconds = {
-        name: plan.work_units(run)
+        name: work_units(run)
         for name, run in {
             "kd": student("kd"),
             "long": student("kd", epochs=4),
@@ -52,10 +53,10 @@ def test_estimates_follow_the_work():
 def test_estimates_follow_what_runs_of_the_same_data_took_here(tmp_path):
     wanted = [student("kd"), text_student()]
     before = {step.key: step.seconds for step in plan.plan(wanted)}
-    assert before[wanted[0].key] == plan.work_units(wanted[0])
+    assert before[wanted[0].key] == work_units(wanted[0])
     runs.ensure(TEACHER)
     log = tmp_path / "done" / TEACHER.key / "metrics.jsonl"
-    rows = [json.loads(line) | {"seconds": 3 * plan.work_units(TEACHER) / 2} for line in log.read_text().splitlines()]
+    rows = [json.loads(line) | {"seconds": 3 * work_units(TEACHER) / 2} for line in log.read_text().splitlines()]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))  # two epochs: three times as slow as expected
     after = {step.key: step.seconds for step in plan.plan(wanted)}
     assert [after[run.key] / before[run.key] for run in wanted] == pytest.approx([3, 3])
