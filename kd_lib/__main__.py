@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
         "--threads", type=int, default=1, help="default 1; results are bit-identical for equal numbers only"
     )
     commands.add_parser(
-        "verify", help="re-hash every run, compare the committed verdicts with them; exit code 1 for a fault"
+        "verify",
+        help="re-hash every run, compare the committed numbers and verdicts with them; exit code 1 for a fault",
     )
     commands.add_parser("doctor", help="versions, torchvision's health, processor, memory, disk, data found")
     speed = commands.add_parser("benchmark", help="images a second of a distillation step: a plain loop against ours")
@@ -76,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from kd_lib import claims, store
+    from kd_lib import claims, ledger, store
     from kd_lib.parameters import SCALES
     from kd_lib.paths import store_root
 
@@ -91,11 +92,17 @@ def _verify(arguments: argparse.Namespace) -> int:
     print(f"{len(folders)} runs in {store_root()}: {len(folders) - len(damaged)} whole, {len(damaged)} damaged")
     if damaged:
         print("the next command that needs a damaged run sets it aside and trains it again")
-    wrong, compared = claims.incomplete_figures(), 0
+    wrong, lines, verdicts = claims.incomplete_figures(), 0, 0
     for scale in () if damaged else SCALES:  # reading a damaged run would set it aside
+        count, differing = ledger.compare(scale)
+        lines, wrong = lines + count, wrong + differing
         count, differing = claims.compare_verdicts(scale)
-        compared, wrong = compared + count, wrong + differing
-    print("\n".join([*wrong, f"figures: {compared} committed verdicts compared with their runs, {len(wrong)} faults"]))
+        verdicts, wrong = verdicts + count, wrong + differing
+    print(
+        "\n".join(
+            [*wrong, f"committed: {lines} runs and {verdicts} verdicts compared with the store, {len(wrong)} faults"]
+        )
+    )
     if wrong:
         print("figures of this checkout are not those of these runs: redraw them with ./run_all.sh")
     return 1 if damaged or wrong else 0

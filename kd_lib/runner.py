@@ -235,7 +235,7 @@ def _run(selection: list[Selected], arguments: argparse.Namespace) -> int:
     _say_left_out(arguments)
     if failures:
         return FAILED
-    return _publish(selection, results, arguments.scale) if arguments.publish else FINE
+    return _publish(selection, results, arguments.scale, runs) if arguments.publish else FINE
 
 
 def _train(runs: "dict[str, list[Run]]", jobs: int | None) -> dict[str, str]:
@@ -290,11 +290,13 @@ def _say_left_out(arguments: argparse.Namespace) -> None:
         print(f"Left out, because they train longer: {', '.join(arguments.left_out)}. To run them: --only {numbers}")
 
 
-def _publish(selection: list[Selected], results: "list[Result]", scale: str) -> int:
-    """Puts outputs where they are committed: all of them, or none where one is not fit to be.
+def _publish(selection: list[Selected], results: "list[Result]", scale: str, runs: "dict[str, list[Run]]") -> int:
+    """Puts outputs where they are committed, with their runs' ledgers: all of them, or none where one is not fit to be.
 
     Those of demo go into the notebooks themselves, those of other scales into copies in a folder of the scale's name.
     """
+    from kd_lib import ledger
+
     folder = selection[0].path.parent if scale == "demo" else selection[0].path.parent / scale
     seconds = {result.name: result.seconds for result in results}
     ready = {}
@@ -308,5 +310,6 @@ def _publish(selection: list[Selected], results: "list[Result]", scale: str) -> 
     folder.mkdir(exist_ok=True)
     for path, notebook in ready.items():
         files.write(path, notebook)
+        ledger.write(runs[path.stem], path.stem, scale, selection[0].path.parents[1] / "figures")
     print(f"published {len(ready)} to {_shown(folder)}")
     return FINE

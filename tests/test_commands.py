@@ -57,12 +57,12 @@ def test_verify_names_damage_and_touches_nothing(capsys):
 
 def test_verify_compares_the_committed_figures_with_the_runs(capsys, monkeypatch):
     assert main(["verify"]) == 0
-    assert "0 committed verdicts compared with their runs, 0 faults" in capsys.readouterr().out
+    assert "committed: 0 runs and 0 verdicts compared with the store, 0 faults" in capsys.readouterr().out
     monkeypatch.setattr(claims, "compare_verdicts", lambda scale: (1, [f"{scale} differs"]))
     assert main(["verify"]) == 1
     out = capsys.readouterr().out
     assert "paper differs" in out
-    assert "4 committed verdicts compared with their runs, 4 faults" in out
+    assert "committed: 0 runs and 4 verdicts compared with the store, 4 faults" in out
 
 
 def test_doctor_reports_what_people_ask_for(capsys):

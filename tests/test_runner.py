@@ -11,9 +11,11 @@ from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
+from tiny import TEACHER
 
 from kd_lib import execution, notebooks, parameters
 from kd_lib.paths import project_root
+from kd_lib.plan import ensure
 from kd_lib.runner import collect_runs, main, source_hash, stale
 
 ROOT = Path(__file__).parents[1]
@@ -569,6 +571,17 @@ def test_other_scales_are_published_beside_the_notebooks(folder, capsys):
     assert [cell["execution_count"] for cell in copy["cells"]] == [1, 2, 3]
     assert main(["--list"], notebooks=folder) == 0
     assert capsys.readouterr().out.count("01 ") == 1, "a copy is no notebook of its own"
+
+
+def test_published_notebooks_come_with_the_ledger_of_their_runs(folder):
+    (trained,) = ensure([TEACHER])
+    cells = ("imports", "import kd_lib as kd"), ("parameters", DEMO)
+    runs = f"runs = {{'teacher': kd.Run(**{TEACHER.model_dump(exclude_defaults=True)})}}"
+    write_notebook(folder, "01_a", *cells, ("runs", runs))
+    assert main(["--publish"], notebooks=folder) == 0
+    (path,) = (folder.parent / "figures").glob("*/*/*")
+    assert path.relative_to(folder.parent).as_posix() == "figures/demo/runs/01_a.csv"
+    assert path.read_text().splitlines()[1].startswith(f'{trained.run.key},"resnet8-w4, seed 0"')
 
 
 def test_nothing_is_published_where_one_notebook_fails_or_shows_this_machine(folder, capsys):

@@ -1,14 +1,13 @@
 """Whether the committed figures are complete, and the committed verdicts those of the runs in the store."""
 
-import math
 from pathlib import Path
 
 from kd_lib.claims.evidence import NO_DATA, Evidence
 from kd_lib.claims.report import CLAIMS, committed, verdicts
+from kd_lib.ledger import same
 from kd_lib.paths import project_root, store_root
 
 KINDS = ("csv", "png", "svg")
-TOLERANCE = 1e-9  # relative: a CSV holds all digits
 
 
 def incomplete_figures(folder: Path | None = None) -> list[str]:
@@ -49,10 +48,6 @@ def compare_verdicts(scale: str, folder: Path | None = None) -> tuple[int, list[
         old = known[row["claim"]]
         if set(row["keys"].split()) != set(old["keys"].split()):
             problems.append(f"{scale}/claims.csv, {row['claim']}: the notebooks name other runs now")
-        elif not all(_same(row[name], old[name]) for name in ("effect", "low", "high")):
+        elif not all(same(row[name], old[name]) for name in ("effect", "low", "high")):
             problems.append(f"{scale}/claims.csv, {row['claim']}: {old['text']}, but the runs say {row['text']}")
     return len(now), problems
-
-
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) or (math.isnan(a) and math.isnan(b))
