@@ -98,13 +98,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         lines, wrong = lines + count, wrong + differing
         count, differing = claims.compare_verdicts(scale)
         verdicts, wrong = verdicts + count, wrong + differing
-    print(
-        "\n".join(
-            [*wrong, f"committed: {lines} runs and {verdicts} verdicts compared with the store, {len(wrong)} faults"]
-        )
-    )
+    for line in wrong:
+        print(line)
+    print(f"committed: {lines} runs and {verdicts} verdicts compared with the store, {len(wrong)} faults")
     if wrong:
-        print("figures of this checkout are not those of these runs: redraw them with ./run_all.sh")
+        print("this checkout does not show these runs: ./run_all.sh redraws figures, with --publish all that is committed")
     return 1 if damaged or wrong else 0
 
 
