@@ -102,7 +102,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(line)
     print(f"committed: {lines} runs and {verdicts} verdicts compared with the store, {len(wrong)} faults")
     if wrong:
-        print("this checkout does not show these runs: ./run_all.sh redraws figures, with --publish all that is committed")
+        print(
+            "this checkout does not show these runs: ./run_all.sh redraws figures, with --publish all that is committed"
+        )
     return 1 if damaged or wrong else 0
 
 
