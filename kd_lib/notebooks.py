@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kd_lib.config import Run
 
 INJECTED = "injected-parameters"  # papermill's name for the tag
-DECLARATIONS = ("imports", "parameters", "runs")
+DECLARATIONS = ("imports", "parameters", "declarations", "runs")
 IMAGE_TYPES = ("image/png", "image/jpeg", "application/pdf")
 
 
@@ -142,7 +142,8 @@ def with_parameters(notebook: dict, values: dict[str, object]) -> dict:
 
 
 def collect_runs(path: Path, parameters: dict[str, object]) -> "list[Run]":
-    """The runs that a notebook needs, from its cells tagged `imports`, `parameters` and `runs`, executed here in order.
+    """The runs that a notebook needs, from its cells tagged `imports`, `parameters`, `declarations` (what
+    the runs are made of) and `runs`, executed here in order.
 
     Args:
         path: the notebook.

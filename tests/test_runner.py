@@ -328,6 +328,9 @@ def test_runs_are_collected_from_the_declaring_cells_alone(folder, toy_plan):
     path = notebook_with_runs(folder, "01_a", "{'kd': [Run(f's{s}') for s in seeds], 'teacher': (Run('t'), [])}")
     assert [run.label for run in collect_runs(path, {})] == ["s0", "s1", "t"]
     assert [run.label for run in collect_runs(path, {"seeds": [5]})] == ["s5", "t"]
+    parts = ("parameters", DEMO), ("declarations", "made = [Run('t')]"), ("", "made = 0"), ("runs", "runs = made")
+    path = write_notebook(folder, "03_parts", ("imports", "from toy_runs import Run"), *parts)
+    assert [run.label for run in collect_runs(path, {})] == ["t"]
     assert collect_runs(write_notebook(folder, "02_none", ("parameters", DEMO)), {}) == []
 
 
