@@ -1,7 +1,7 @@
 """Tables of many runs: one row a run, every number computed from its stored outputs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import pandas as pd
@@ -101,9 +101,19 @@ def verdict(mean: float, half_width: float, unit: str = "points", digits: int = 
         difference is called that of one seed.
     """
     if not math.isfinite(half_width):
-        return f"{mean:+.{digits}f} {unit} (one seed, no interval)"
+        return f"{mean:+.{digits}f} {unit}".rstrip() + " (one seed, no interval)"
     word = "undecided" if not abs(mean) > half_width else "higher" if mean > 0 else "lower"
-    return f"{mean:+.{digits}f} ± {half_width:.{digits}f} {unit}, {word}"
+    return f"{mean:+.{digits}f} ± {half_width:.{digits}f} {unit}".rstrip() + f", {word}"
+
+
+def caption(data: str, epochs: int, seeds: Sequence[int], more: str = "") -> str:
+    """What was run, for figures and columns: "cifar100, 30 epochs, 1 seed, resnet56 to resnet20".
+
+    Args:
+        more: what else a reader must know, put last.
+    """
+    counts = (f"{n} {what}{'' if n == 1 else 's'}" for n, what in ((epochs, "epoch"), (len(seeds), "seed")))
+    return ", ".join(part for part in (data, *counts, more) if part)
 
 
 def epochs(results: Iterable[Result]) -> pd.DataFrame:

@@ -54,6 +54,19 @@ def test_verdicts(mean, half, text):
     assert tables.verdict(mean, half) == text
 
 
+def test_a_share_has_no_unit():
+    assert tables.verdict(0.1, 0.2, "", 3) == "+0.100 ± 0.200, undecided"
+    assert tables.verdict(0.1, math.nan, "", 3) == "+0.100 (one seed, no interval)"
+
+
+def test_captions_count():
+    assert (
+        tables.caption("digits100", 8, [0, 1, 2], "resnet8 to resnet8-w4")
+        == "digits100, 8 epochs, 3 seeds, resnet8 to resnet8-w4"
+    )
+    assert tables.caption("cifar100", 1, [4]) == "cifar100, 1 epoch, 1 seed"
+
+
 def test_a_collapsed_network_resembles_nothing():
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert tables._cka(x, x) == pytest.approx(1.0)
