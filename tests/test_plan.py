@@ -44,10 +44,12 @@ def test_estimates_follow_the_work():
             "long": student("kd", epochs=4),
             "ft": student("ft_kd"),
             "teacher": TEACHER,
+            "friendly": TEACHER.replace(method="sftn", settings={"student": TEACHER.network}),
         }.items()
     }
     assert seconds["long"] == pytest.approx(2 * seconds["kd"])
     assert seconds["ft"] > seconds["kd"] + 0.5 * seconds["teacher"]
+    assert 1.5 * seconds["teacher"] < seconds["friendly"] < 2 * seconds["teacher"]
 
 
 def test_estimates_follow_what_runs_of_the_same_data_took_here(tmp_path):
@@ -161,6 +163,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
 
 def test_times_for_people():
     assert [clock(s) for s in (4.2, 200, 7500)] == ["4 s", "3 min 20 s", "2 h 05 min"]
+    assert [clock(s) for s in (59.7, 119.6, 3599.8)] == ["1 min 00 s", "2 min 00 s", "1 h 00 min"]
 
 
 def test_progress_is_sparse_where_nobody_watches(capsys, monkeypatch):
