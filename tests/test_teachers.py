@@ -107,7 +107,7 @@ def test_the_student_sees_adjusted_labels_and_the_adapter_its_own(network, x):
     y = (frozen.logits.argmax(1) + 1) % C  # the teacher is wrong everywhere
     for name, policy in POLICIES.items():
         if policy.from_scratch or name == "layer_adapter":
-            continue  # nobody to adjust: see test_mutual.py; only for transformers: see test_methods_text.py
+            continue  # nobody to adjust: see test_mutual.py; only for transformers: see test_teachers_text.py
         one = policy(network, label_adjustment=True)
         assert (one.target(one.outputs(frozen), y).logits.argmax(1) == y).all(), name
         assert (one.outputs(frozen).logits.argmax(1) != y).all(), name
