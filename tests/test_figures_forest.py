@@ -2,23 +2,15 @@
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import toy_figures
 from matplotlib.colors import to_hex
 
 from kd_lib import figures
 from kd_lib.figures.forest import VERDICT_STYLES
 
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+close_figures = toy_figures.close_figures  # for every test of this file
 
 
 def verdicts() -> pd.DataFrame:
