@@ -21,7 +21,7 @@ def step_times(
     student: str = "resnet20",
     teacher: str = "resnet56",
     batch_size: int = 32,
-    rounds: int = 6,
+    rounds: int = 16,
 ) -> pd.DataFrame:
     """A few steps of each method a round, one method after the other, so that a busy moment falls on all alike.
 
