@@ -41,8 +41,8 @@ def work_units(run: Run) -> float:
         beside += seconds(run.teacher.network, 3.0)
     elif run.teacher is not None and (dataset.augmented or run.method_type.needs_live_teacher()):
         beside += seconds(run.teacher.network, 1.0)
-    elif branches := run.settings.get("student"):  # SFTN's: each a part of that network, all of them about the whole
-        beside += seconds(str(branches), 3.0)
+    if grown := run.method_settings.get(run.method_type.grows):  # parts of that network, all together about the whole
+        beside += seconds(str(grown), 3.0)
     return run.total_epochs * run.method_type.views * (student + beside)
 
 

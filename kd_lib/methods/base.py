@@ -19,6 +19,7 @@ class Method(nn.Module):
         needs_maps, needs_preactivations, needs_attentions: whether it reads `Outputs.maps`, `.preactivations`, `.attentions`.
         regresses: whether it also works where a number is to be predicted, not a class.
         views: how many images `expand` makes of one.
+        grows: the setting that names a network of which it trains parts beside the run's own; empty for none.
         relates_samples: whether a sample's loss depends on the rest of the batch, on memories of other samples, or on draws for a
             whole batch, so that several processes must not share a batch.
         setup_epochs: epochs of `setup` before the run's own epochs.
@@ -32,6 +33,7 @@ class Method(nn.Module):
     needs_attentions = False
     regresses = False
     views = 1
+    grows = ""
     relates_samples = False
     setup_epochs = 0
     setup_moves_student = False

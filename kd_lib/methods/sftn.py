@@ -79,6 +79,7 @@ class SFTN(Method):
     needs_teacher = False
     needs_maps = True
     regresses = True
+    grows = "student"
 
     def __init__(
         self,
