@@ -27,6 +27,11 @@ def save(session: Session, folder: Path) -> None:
         path.unlink()
 
 
+def epochs(folder: Path) -> int:
+    """Epochs that the newest checkpoint holds, 0 without one."""
+    return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.safetensors")), default=0)
+
+
 def resume(session: Session, folder: Path) -> None:
     """Go on from the newest checkpoint whose hash is right, if there is one."""
     newest = session.group.once(lambda: _newest(folder))

@@ -46,6 +46,19 @@ def work_units(run: Run) -> float:
     return run.total_epochs * run.method_type.views * (student + beside)
 
 
+def seconds_left(expected: float, share: float, elapsed: float) -> float:
+    r"""Time to the end of work that was expected to take some time: the expectation at first, then more and more what was seen.
+
+    .. math:: (1 - s) \left((1 - s)\, \hat T + s\, \frac{t}{s}\right)
+
+    Args:
+        expected: seconds for all of it, before it began.
+        share: s, of the work that is done, from 0 to 1.
+        elapsed: t, seconds since it began.
+    """
+    return (1 - share) * ((1 - share) * expected + elapsed)
+
+
 def paces(names: set[str]) -> dict[str, float]:
     """Seconds that a work unit took in the store's runs of each data set; those of the others where it has none, 1 without any."""
     ratios: dict[str, list[float]] = {name: [] for name in names}

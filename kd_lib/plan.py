@@ -14,9 +14,9 @@ from itertools import chain
 
 import torch
 
-from kd_lib import data, parallel, runs
+from kd_lib import checkpoint, data, parallel, runs
 from kd_lib.config import Run
-from kd_lib.estimate import megabytes, paces, work_units
+from kd_lib.estimate import megabytes, paces, seconds_left, work_units
 from kd_lib.parallel import Group
 from kd_lib.paths import store_root
 from kd_lib.progress import Progress, clock
@@ -36,12 +36,14 @@ class Step:
 
     Attributes:
         state: "done", "resumable" (a checkpoint is there) or "new".
-        seconds: expected on one thread, 0 when done.
+        trained: share of its epochs that are in the store or in its newest checkpoint.
+        seconds: expected for the others on one thread.
         megabytes: expected size in the store.
     """
 
     run: Run
     state: str
+    trained: float
     seconds: float
     megabytes: float
 
@@ -83,13 +85,11 @@ def plan(wanted: Iterable) -> list[Step]:
 
 
 def _step(run: Run, pace: float) -> Step:
-    state = "new"
     if (store_root() / "done" / run.key).is_dir():
-        state = "done"
-    elif any((store_root() / "work" / run.key).glob("checkpoint-*")):
-        state = "resumable"
-    seconds = 0.0 if state == "done" else work_units(run) * pace
-    return Step(run, state, seconds, megabytes(run))
+        return Step(run, "done", 1.0, 0.0, megabytes(run))
+    trained = checkpoint.epochs(store_root() / "work" / run.key) / run.total_epochs
+    state = "resumable" if trained else "new"
+    return Step(run, state, trained, (1 - trained) * work_units(run) * pace, megabytes(run))
 
 
 def describe(steps: list[Step], jobs: int | None = None) -> str:
@@ -287,13 +287,13 @@ def _time_to_last(steps: list[Step]) -> dict[str, float]:
 def _line(steps: list[Step], finished: list[Step], running: list[Step], began: float, jobs: int) -> str:
     fractions = {step.key: _fraction(step) for step in running}
     total = sum(step.seconds for step in steps) or 1.0
-    done = sum(s.seconds for s in finished) + sum(s.seconds * fractions.get(s.key, 0.0) for s in steps)
+    done = sum(step.seconds for step in finished)
+    for step in running:  # of the epochs that were left when this began
+        done += step.seconds * max(0.0, fractions[step.key] - step.trained) / (1 - step.trained or 1.0)
     elapsed = time.monotonic() - began
-    # until something is done the estimate speaks, then more and more what was seen
-    share = done / total
-    left = (1 - share) * (total / jobs * (1 - share) + (elapsed / share if share else 0.0) * share)
+    left = clock(seconds_left(total / jobs, done / total, elapsed))
     now = ", ".join(f"{step.label} {fractions[step.key]:.0%}" for step in running[:jobs])
-    state = f"{now}; about {clock(left)} left" if len(finished) < len(steps) else f"took {clock(elapsed)}"
+    state = f"{now}; about {left} left" if len(finished) < len(steps) else f"took {clock(elapsed)}"
     return f"trained {len(finished)} of {len(steps)} runs; {state}"
 
 

@@ -1,5 +1,6 @@
 """Many runs: order, state, estimates, parallel training, and what happens when one fails or dies."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from tiny import TEACHER, student, text_student
 
 from kd_lib import plan, runs
-from kd_lib.estimate import work_units
+from kd_lib.estimate import seconds_left, work_units
 from kd_lib.plan import RunFailed, describe, ensure, execute, flatten
 from kd_lib.progress import Progress, clock
 
@@ -63,6 +64,36 @@ def test_estimates_follow_what_runs_of_the_same_data_took_here(tmp_path):
     after = {step.key: step.seconds for step in plan.plan(wanted)}
     assert [after[run.key] / before[run.key] for run in wanted] == pytest.approx([3, 3])
     assert plan.plan([text_student()])[-1].seconds == before[wanted[1].key], "nobody asked for images"
+
+
+def test_estimates_of_a_resumed_run_count_the_epochs_that_are_left(monkeypatch):
+    run = student("kd", epochs=4)
+    new = plan.plan([run])[-1]
+
+    def stop(row):
+        if row["epoch"] == 3:
+            raise InterruptedError
+
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(InterruptedError):
+        runs.ensure(run, on_epoch=stop)
+    step = plan.plan([TEACHER.replace(seed=9), run])[-1]
+    assert (step.state, step.trained) == ("resumable", 0.75)
+    pace = plan.plan([run.replace(seed=9)])[-1].seconds / new.seconds
+    assert step.seconds == pytest.approx(new.seconds * pace / 4)
+    step = dataclasses.replace(step, seconds=600.0)
+    line = plan._line([step], [], [step], time.monotonic(), 1)
+    assert line.endswith("seed 1 75%; about 10 min 00 s left"), "nothing was trained by this call yet"
+    with open(runs.store_root() / "work" / run.key / "metrics.jsonl", "a") as log:
+        log.write("{}\n")
+    assert plan._line([step], [], [step], time.monotonic() - 60, 1).endswith("100%; about 0 s left")
+
+
+@pytest.mark.parametrize(
+    ("share", "elapsed", "left"), [(0.0, 0.0, 100.0), (0.5, 200.0, 0.5 * (50.0 + 200.0)), (1.0, 70.0, 0.0)]
+)
+def test_time_left_goes_from_what_was_expected_to_what_was_seen(share, elapsed, left):
+    assert seconds_left(100.0, share, elapsed) == left
 
 
 def test_results_come_in_the_order_asked_for_and_then_from_the_store():
