@@ -199,7 +199,7 @@ def test_measures_of_one_network():
     log = result.metrics["sharpness"]
     assert MEASURES["softening"](result) == pytest.approx(log.iloc[0] - log.iloc[-1])
     assert MEASURES["entropy"](result) == metrics.entropy(z)
-    mask = claims.measures.data.shared_digit_mask()
+    mask = claims.measures.data.related_classes("digits100")
     shares = [100 * metrics.shared_class_mass(z, y, mask, tau=tau) for tau in (4.0, 1.0)]
     assert MEASURES["lost_structure"](result) == pytest.approx(shares[0] - shares[1])
 

@@ -11,7 +11,7 @@ import torch
 
 from kd_lib import data
 from kd_lib.data import cache
-from kd_lib.data.digits100 import Digits100
+from kd_lib.data.digits100 import Digits100, shared_digit_mask
 from kd_lib.data.images import image_data, partition
 
 SMALL = {"n_train": 400, "n_test": 200}
@@ -244,3 +244,9 @@ def test_found_says_where_each_data_set_is(monkeypatch, tmp_path):
     assert lines["digits100"].endswith("decoded and kept")
     assert lines["cifar100"] == str(tmp_path / "cifar-100-python")
     assert "246 MB" in lines["svhn"]
+
+
+def test_related_classes_where_they_are_known():
+    assert torch.equal(data.related_classes("digits100"), shared_digit_mask())
+    assert data.related_classes("svhn") is None
+    assert data.related_classes("folder:photos") is None

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from kd_lib import data
-from kd_lib.data.cifar100 import Cifar100
+from kd_lib.data.cifar100 import Cifar100, superclass_mask
 from kd_lib.data.svhn import Svhn
 
 LAYOUTS = {
@@ -159,6 +159,17 @@ def test_fingerprint_is_the_same_whatever_the_order_of_the_rows(tmp_path, monkey
 def test_classes_are_mixed(folder):
     _write(folder, "svhn", "torchvision")
     assert len(data.load("svhn").test_y[:50].unique()) == 10
+
+
+def test_superclasses_by_hand():
+    mask, names = superclass_mask(), Cifar100.class_names
+    assert mask.dtype == torch.bool
+    assert [names[c] for c in mask[names.index("otter")].nonzero()] == ["beaver", "dolphin", "seal", "whale"]
+    assert not mask[names.index("sunflower"), names.index("oak_tree")]
+    assert mask.sum(1).tolist() == [4] * 100
+    assert torch.equal(mask, mask.T)
+    joined = mask | torch.eye(100, dtype=torch.bool)
+    assert len(joined.unique(dim=0)) == 20, "five classes each, no class in two"
 
 
 def test_protocols(folder):

@@ -1,5 +1,6 @@
 """The real CIFAR-100, where it is at hand: decoded once for all tests of this file."""
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -39,6 +40,14 @@ def test_its_pixels_have_the_known_statistics(cifar):
     assert std == pytest.approx((0.26733429, 0.25643846, 0.27615047), abs=1e-8)
     assert cifar.mean == pytest.approx(mean, abs=2e-4)
     assert cifar.std == pytest.approx(std, abs=2e-4)
+
+
+def test_superclasses_are_the_files_coarse_labels(cifar, shared_data):
+    folder = next(shared_data.glob(f"{Cifar100.hub_id}/{Cifar100.hub_folder}"))
+    table = pq.read_table(folder / "test-00000-of-00001.parquet", columns=["fine_label", "coarse_label"])
+    coarse = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    expected = [[a != b and coarse[a] == coarse[b] for b in range(100)] for a in range(100)]
+    assert data.related_classes("cifar100").tolist() == expected
 
 
 def test_it_comes_back_from_the_cache(cifar, monkeypatch):

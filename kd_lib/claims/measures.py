@@ -126,10 +126,11 @@ def _silhouette(result: Result) -> float:
 
 
 def _structure(result: Result, z: Tensor, tau: float) -> float:
-    """Percent of the probability given to wrong classes that lies on classes with a common digit."""
-    if result.run.data != "digits100":
-        raise Missing("only digits100 says which classes have something in common")
-    return 100 * metrics.shared_class_mass(z, result.y, data.shared_digit_mask(), tau=tau)
+    """Percent of the probability given to wrong classes that lies on related classes."""
+    related = data.related_classes(result.run.data)
+    if related is None:
+        raise Missing(f"nobody says which classes of {result.run.data} have something in common")
+    return 100 * metrics.shared_class_mass(z, result.y, related, tau=tau)
 
 
 def _lost_structure(result: Result) -> float:

@@ -8,12 +8,15 @@
 >>> large = load("pictures:photos", crop=224)         # stays encoded, like imagenet
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from kd_lib.data import cache
-from kd_lib.data.cifar100 import Cifar100
+from kd_lib.data.cifar100 import Cifar100, superclass_mask
 from kd_lib.data.dataset import Dataset
 from kd_lib.data.digits100 import Digits100, shared_digit_mask
 from kd_lib.data.glue import TASKS
@@ -37,7 +40,7 @@ __all__ = [
     "fingerprint",
     "found",
     "load",
-    "shared_digit_mask",
+    "related_classes",
 ]
 
 Split = Literal["test", "validation"]
@@ -54,6 +57,9 @@ DATASETS: dict[str, type[Source]] = {
     "parquet": Parquet,
     "pictures": PictureFolder,
 }
+
+
+RELATED: dict[str, Callable[[], Tensor]] = {"digits100": shared_digit_mask, "cifar100": superclass_mask}
 
 
 def load(name: str, *, split: Split = "test", **settings: object) -> Dataset:
@@ -90,6 +96,17 @@ def fingerprint(name: str, *, split: Split = "test", **settings: object) -> str:
     folder = cache.address(source.identity())
     whole = cache.kept_fingerprint(folder) or _load(source, folder, "test").fingerprint
     return whole if split == "test" else hold_out_fingerprint(whole)
+
+
+def related_classes(name: str) -> Tensor | None:
+    """Which classes of a data set have something in common, where that is known of it: a digit, a superclass.
+
+    Args:
+        name: as in `load`.
+    Returns:
+        [C, C] bool, symmetric, False on the diagonal; None where nothing is known.
+    """
+    return RELATED[name]() if name in RELATED else None
 
 
 def found() -> list[str]:

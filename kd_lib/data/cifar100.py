@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from kd_lib.data.batches import Augment
 from kd_lib.data.hosted import Layout
@@ -22,6 +24,16 @@ _CLASS_NAMES = """
     plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
     snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
     tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_SUPERCLASSES = """
+    beaver dolphin otter seal whale | aquarium_fish flatfish ray shark trout | orchid poppy rose sunflower tulip
+    bottle bowl can cup plate | apple mushroom orange pear sweet_pepper | clock keyboard lamp telephone television
+    bed chair couch table wardrobe | bee beetle butterfly caterpillar cockroach | bear leopard lion tiger wolf
+    bridge castle house road skyscraper | cloud forest mountain plain sea | camel cattle chimpanzee elephant kangaroo
+    fox porcupine possum raccoon skunk | crab lobster snail spider worm | baby boy girl man woman
+    crocodile dinosaur lizard snake turtle | hamster mouse rabbit shrew squirrel
+    maple_tree oak_tree palm_tree pine_tree willow_tree | bicycle bus motorcycle pickup_truck train
+    lawn_mower rocket streetcar tank tractor
 """
 
 
@@ -62,6 +74,18 @@ class Cifar100(Published):
     def _read_arrays(cls, path: Path) -> dict[str, Part]:
         with np.load(path, allow_pickle=False) as arrays:
             return {split: (arrays[f"{split}_x"].transpose(0, 3, 1, 2), arrays[f"{split}_y"]) for split in _SPLITS}
+
+
+def superclass_mask() -> Tensor:
+    """Which classes of CIFAR-100 share one of its 20 superclasses: otter with beaver, dolphin, seal and whale.
+
+    Returns:
+        [100, 100] bool, symmetric, 4 True a row, False on the diagonal.
+    """
+    groups = [line.split() for line in _SUPERCLASSES.replace("|", "\n").strip().splitlines()]
+    group = {name: i for i, names in enumerate(groups) for name in names}
+    which = torch.tensor([group[name] for name in Cifar100.class_names])
+    return (which[:, None] == which) & ~torch.eye(len(which), dtype=torch.bool)
 
 
 class _ArraysOnly(pickle.Unpickler):

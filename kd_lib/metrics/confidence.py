@@ -58,11 +58,11 @@ def shared_class_mass(z: Array, y: Array, mask: Array, tau: MetricTemperature = 
     .. math:: \frac{1}{N} \sum_n \frac{\sum_{c \ne y_n,\, M_{y_n c}} p_{nc}}{\sum_{c \ne y_n} p_{nc}},
               \quad p = \mathrm{softmax}(z / \tau)
 
-    On `digits100`, with the 18 classes marked that share a digit with the right one, this counts the inter-class
-    information of which the papers speak (PESF v2 section 4.2). The right class's logit cancels, so the share is exact
-    however sure the network is. Log-probabilities are logits too, so that smoothed labels can be measured.
-    Chance: a prediction that is uniform over the wrong classes scores the number of marked classes over C - 1, there
-    18/99.
+    With the classes marked that are related to the right one (`data.related_classes`: 18 that share a digit in digits100,
+    4 of the same superclass in CIFAR-100), this counts the inter-class information of which the papers speak (PESF v2
+    section 4.2). The right class's logit cancels, so the share is exact however sure the network is. Log-probabilities
+    are logits too, so that smoothed labels can be measured. Chance: a prediction that is uniform over the wrong classes
+    scores the number of marked classes over C - 1, there 18/99 and 4/99.
     Args:
         z: logits [N, C].
         y: labels [N].
