@@ -10,6 +10,7 @@ from kd_lib.paths import project_root
 from kd_lib.plan import plan
 
 ROOT = project_root()
+PUBLISHED = ("03_temperature", "04_adaptive_temperature", "05_moving_teacher")
 COMMITTED = sorted((ROOT / "figures").glob("*/runs/*.csv"))
 
 
@@ -76,3 +77,31 @@ def test_a_committed_ledger_is_of_the_runs_that_its_notebook_needs(path, request
             pytest.skip(f"the data of {scale}/{path.stem} are not here, so its runs have no keys")
         raise
     assert list(pd.read_csv(path)["key"]) == [step.key for step in plan(wanted)]
+
+
+def test_the_readmes_tables_of_cifar_are_the_ledgers():
+    rows = pd.concat([pd.read_csv(ROOT / "figures" / "short" / "runs" / f"{name}.csv") for name in PUBLISHED])
+    rows = rows.drop_duplicates("run").set_index("run")
+    text = (ROOT / "README.md").read_text()
+    shown = {"KD": "kd", "ATKD with the factor 16 of KD": "atkd_16", "ATKD as printed, without a factor": "atkd"}
+    for name, method in shown.items():
+        pair = [rows.accuracy[f"resnet14 {method} from {teacher}, seed 0"] for teacher in ("resnet20", "resnet56")]
+        assert f"| {name} | {pair[0]:.1f} | {pair[1]:.1f} |" in text
+    alone = rows.accuracy[["resnet20, seed 0", "resnet56, seed 0", "resnet14, seed 0"]]
+    assert "from resnet20 ({:.1f}) | from resnet56 ({:.1f}) |".format(*alone) in text
+    assert f"| alone | {alone.iloc[2]:.1f} | {alone.iloc[2]:.1f} |" in text
+    assert f"| alone | {alone.iloc[0]:.1f} | | | |" in text
+    taught = {
+        "KD at temperature 1": "kd from resnet56, tau=1.0",
+        "KD at 4": "kd from resnet56",
+        "KD at 8": "kd from resnet56, tau=8.0",
+        "ATKD with the factor 16": "atkd_16 from resnet56",
+        "FT-KD": "ft_kd from resnet56",
+        "PESF-KD v1": "pesf_kd_v1 from resnet56",
+        "PESF-KD v2, unadjusted": "pesf_kd_plain from resnet56",
+        "PESF-KD v2": "pesf_kd from resnet56",
+    }
+    for name, label in taught.items():
+        row = rows.loc[f"resnet20 {label}, seed 0"]
+        cells = f"{row.accuracy:.1f} | {row.teacher_accuracy:.1f} | {row.gap:.2f} | {row.kl:.2f}"
+        assert f"| {name} | {cells} |" in text
