@@ -35,17 +35,20 @@ class Step:
     """One run of a plan.
 
     Attributes:
-        state: "done", "resumable" (a checkpoint is there) or "new".
-        trained: share of its epochs that are in the store or in its newest checkpoint.
+        trained: share of its epochs that are in its newest checkpoint; 1 for a finished run.
         seconds: expected for the others on one thread.
         megabytes: expected size in the store.
     """
 
     run: Run
-    state: str
     trained: float
     seconds: float
     megabytes: float
+
+    @property
+    def state(self) -> str:
+        """ "done", "resumable" (a checkpoint is there) or "new"."""
+        return "done" if self.trained == 1 else "resumable" if self.trained else "new"
 
     @property
     def key(self) -> str:
@@ -86,10 +89,9 @@ def plan(wanted: Iterable) -> list[Step]:
 
 def _step(run: Run, pace: float) -> Step:
     if (store_root() / "done" / run.key).is_dir():
-        return Step(run, "done", 1.0, 0.0, megabytes(run))
+        return Step(run, 1.0, 0.0, megabytes(run))
     trained = checkpoint.epochs(store_root() / "work" / run.key) / run.total_epochs
-    state = "resumable" if trained else "new"
-    return Step(run, state, trained, (1 - trained) * work_units(run) * pace, megabytes(run))
+    return Step(run, trained, (1 - trained) * work_units(run) * pace, megabytes(run))
 
 
 def describe(steps: list[Step], jobs: int | None = None) -> str:

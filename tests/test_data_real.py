@@ -43,7 +43,7 @@ def test_its_pixels_have_the_known_statistics(cifar):
 
 
 def test_superclasses_are_the_files_coarse_labels(cifar, shared_data):
-    folder = next(shared_data.glob(f"{Cifar100.hub_id}/{Cifar100.hub_folder}"))
+    folder = shared_data / Cifar100.hub_id / Cifar100.hub_folder
     table = pq.read_table(folder / "test-00000-of-00001.parquet", columns=["fine_label", "coarse_label"])
     coarse = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
     expected = [[a != b and coarse[a] == coarse[b] for b in range(100)] for a in range(100)]

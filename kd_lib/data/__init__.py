@@ -58,7 +58,6 @@ DATASETS: dict[str, type[Source]] = {
     "pictures": PictureFolder,
 }
 
-
 RELATED: dict[str, Callable[[], Tensor]] = {"digits100": shared_digit_mask, "cifar100": superclass_mask}
 
 
